@@ -135,7 +135,9 @@ def open_synthetic(recipe: Recipe, source_dir: Path | None, folder: Path) -> dic
     root.mkdir()
     began = time.perf_counter()
     writer = DatasetFolder(root, resolved.plan, splits(resolved.plan))
-    manifest = writer._manifest({job.name: synthetic_table(job) for job in writer.jobs})
+    manifest = writer.write_small_files(
+        root, {job.name: synthetic_table(job) for job in writer.jobs}
+    )
     (root / MANIFEST).write_bytes(manifests.to_bytes(manifest))
     written = time.perf_counter() - began
     tables = sum(path.stat().st_size for path in root.rglob("*.shards"))

@@ -2,7 +2,8 @@
 
 Both move the same files with as many requests at once, in turns. The server is a process on this
 machine, that of the tests. Plain puts send no checksum; plain gets write files and compare nothing.
-Writes results/objects.json: see --help.
+A build at a URL is measured against a build in a folder and a push. Writes results/objects.json:
+see --help.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ import object_server
 
 import datagen
 import modeling
-from datagen import download, upload
+from datagen import builder, download, upload
 from datagen.objects import Remote
+from datagen.recipe import Recipe, changed
 from datagen.transfer import JOBS
 
 RESAMPLES = 10_000  # of the rounds, for the interval of a median
@@ -106,6 +108,46 @@ def moves(
     }
 
 
+def build_both(recipe: Recipe, scratch: Path, rounds: int) -> dict[str, Any]:
+    """Build at a URL, and in a folder with a push, in turns."""
+    built, pushed, folder = (
+        f"s3://{object_server.BUCKET}/built",
+        f"s3://{object_server.BUCKET}/pushed",
+        scratch / "folder",
+    )
+
+    def build_and_push() -> None:
+        builder.build(recipe, folder, workers=JOBS // 2)
+        upload.push(folder, pushed)
+
+    works = {
+        "url": lambda: builder.build(recipe, built, workers=JOBS // 2),
+        "both": build_and_push,
+    }
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for number in range(-1, rounds):  # the first round is not counted
+        for name in [*works][:: 1 if number % 2 else -1]:
+            found = timed(works[name])
+            if number >= 0:
+                runs[name].append(found)
+        for url in (built, pushed):
+            Remote(url).delete(Remote(url).list())
+        shutil.rmtree(folder)
+    return compare(runs["url"], runs["both"])
+
+
+def quick_source(folder: Path) -> str:
+    """Write the images of strokes to a file, so that no build draws them; return the source."""
+    parts = datagen.sources.load("strokes").parts
+    arrays = {
+        f"{name}_{kind}": getattr(part, kind)
+        for name, part in parts.items()
+        for kind in ("images", "labels")
+    }
+    np.savez(folder / "strokes.npz", allow_pickle=False, **arrays)
+    return f"npz:{folder / 'strokes.npz'}"
+
+
 def measure(root: Path, scratch: Path, port: int, rounds: int) -> dict[str, Any]:
     """Run push, plain puts, pull and plain gets in turns."""
     runs: dict[str, list[tuple[float, float]]] = {
@@ -163,12 +205,16 @@ def epoch(split: Any) -> None:
     show_default=True,
 )
 def main(rounds: int, mosaics: int, scratch: Path | None, evidence: Path) -> None:
-    """Build a dataset of strokes, measure, and write the results."""
+    """Build datasets of strokes, measure, and write the results."""
     object_server.require()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         root = Path(folder, "dataset")
-        datagen.build("strokes", root, mosaics=(mosaics, 1000, 1000), shard_size=8192)
+        source = quick_source(Path(folder))
+        recipe = changed(source, mosaics=(mosaics, 1000, 1000), shard_size=8192)
+        datagen.build(recipe, root)
         with object_server.server(Path(folder)) as port:
+            with object_server.at(port):
+                built = build_both(recipe, Path(folder), rounds)
             facts = {
                 "command": "python benchmarks/objects.py",
                 "rounds": rounds,
@@ -177,10 +223,11 @@ def main(rounds: int, mosaics: int, scratch: Path | None, evidence: Path) -> Non
                 "requests_at_once": JOBS,
                 "server": f"ministack {version('ministack')}",
                 **measure(root, Path(folder), port, rounds),
+                "build": built,
                 "machine": {**machine(), "obstore": version("obstore")},
             }
     write(evidence, facts)
-    for name in ("push", "pull", "loader"):
+    for name in ("push", "pull", "loader", "build"):
         click.echo(f"{name}: {facts[name]['over_plain']} {facts[name]['over_plain_interval']}")
 
 

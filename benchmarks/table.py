@@ -225,6 +225,12 @@ def objects(facts: Mapping[str, Any]) -> str:
         ("... that of plain gets", _spread(pull["plain_cpu_s"], "s")),
         ("an epoch of mosaics from a warm cache over one from the folder", _interval(loader)),
     ]
+    if "build" in facts:  # results of an earlier run have none
+        build = facts["build"]
+        rows += [
+            ("`datagen build --out URL`", _spread(build["wall_s"], "s")),
+            ("... over a build in a folder and a push", _interval(build)),
+        ]
     head = (
         f"{facts['bytes'] / 1e6:,.0f} MB in {facts['files']} files, on {_machine(facts)}: medians "
         f"of {facts['rounds']}\nalternating runs, in brackets the least and the most, or the 95% "

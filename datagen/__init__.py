@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datagen import sources as sources
     from datagen import split as split
     from datagen import survey as survey
+    from datagen import target as target
     from datagen import tasks as tasks
     from datagen import transfer as transfer
     from datagen import upload as upload

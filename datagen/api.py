@@ -70,6 +70,7 @@ def build(
     >>> len(data["mosaics"]["train"])
     300
     """
+    _require_folder(out)
     known = [*signature(changed).parameters][1:]
     for name in changes:
         if name not in known:
@@ -104,13 +105,15 @@ def convert(
 ) -> OpenedDataset:
     """Write a dataset in another storage and open it; its digest stays the same.
 
-    `format` is "zarr" or "hdf5", `compression` "none" or "zstd"; None keeps what `origin` has.
+    `origin` is a folder or a URL, which is fetched into a temporary folder first. `format` is
+    "zarr" or "hdf5", `compression` "none" or "zstd"; None keeps what `origin` has.
     Raises DamagedError where `origin` is damaged; then nothing is written.
 
     >>> converted = datagen.convert("strokes", "strokes-hdf5", format="hdf5")
     >>> converted.digest == datagen.open("strokes").digest
     True
     """
+    _require_folder(target)
     cores = _cores(workers)
     with chosen(engine, workers=cores) as made:
         builder.convert(
@@ -359,6 +362,15 @@ def names_recipe(where: PathLike[str] | str) -> bool:
     is_named = path.name == os.fspath(where) or names_source(os.fspath(where))
     with files.storage_errors(path):
         return not path.is_dir() and (path.is_file() or path.suffix == ".toml" or is_named)
+
+
+def _require_folder(place: PathLike[str] | str) -> None:
+    """Raise InputError for a URL: what is built there cannot be opened."""
+    if is_url(place):
+        raise InputError(
+            "a URL, not a folder, so nothing could be opened",
+            remedy="call datagen.builder.build or convert, which take a URL and open nothing",
+        )
 
 
 def _cores(workers: int | None) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import files
+from datagen import download, files, scratch
 from datagen import manifest as manifests
 from datagen.dataset import Dataset, Place, is_whole, require_no_links
 from datagen.engines import Engine, Progress
+from datagen.engines.threads import Threads
 from datagen.errors import DamagedError, FormatError, InputError, RecipeError
-from datagen.jobs import share
 from datagen.layout import GROUPS, MANIFEST
 from datagen.manifest import Manifest
+from datagen.objects import Remote, is_url
 from datagen.planning import is_pinned, resolve, splits
+from datagen.prefix_writer import DatasetPrefix
 from datagen.recipe import OWN, Recipe, changed
 from datagen.sources.base import Progress as FetchProgress
 from datagen.sources.base import Warn
 from datagen.split import Split, shard_list
 from datagen.stores import with_paths
+from datagen.target import Built, Target, write_into
 from datagen.tasks import Deriver, TaskFile, files_of, know
-from datagen.writer import Built, DatasetFolder, write_dataset
+from datagen.writer import DatasetFolder
 
 
 def build(
@@ -44,26 +48,30 @@ def build(
     fetching: FetchProgress | None = None,
     progress: Progress | None = None,
 ) -> Built:
-    """Build the dataset of `recipe` in `root`, as far as it is not there already.
+    """Build the dataset of `recipe` at `root`, as far as it is not there already.
 
+    `root` is a folder or a URL; at a URL each shard is made in a temporary folder and sent.
     `directory` is where the source is looked for, `labels` a CSV file of its labels; `part` is a
     half-open range of the global shard list, to be built without committing. `engine` runs the
     jobs, by default `workers` threads here. `warn` takes warnings about the source, `fetching` the
-    progress of its download, `progress` the bytes written and in all. After any error, what was in
+    progress of its download, `progress` the bytes written and in all. After any error, what was at
     `root` before is intact, and a later call continues where this one ended.
 
     >>> build(recipe.load("mnist"), "data/mnist", workers=8)  # doctest: +SKIP
     """
     started = time.perf_counter()
-    root = Path(root)
-    files.require_outside_datasets(root)
-    _require_apart(root, recipe.source, directory)
-    finished = _finished(recipe, root, workers)
-    if finished is not None:
-        kept = sum(split.shards for split in finished.splits.values())
-        return Built(finished, 0, kept, time.perf_counter() - started)
-    if files.look(root / MANIFEST) is None:
-        files.require_writable(root)  # before the source is fetched
+    place = _place(root)
+    if isinstance(place, Remote):
+        place.list()  # a store that does not answer is told before the source is fetched
+    else:
+        files.require_outside_datasets(place)
+        _require_apart(place, recipe.source, directory)
+        finished = _finished(recipe, place, workers)
+        if finished is not None:
+            kept = sum(split.shards for split in finished.splits.values())
+            return Built(finished, 0, kept, time.perf_counter() - started)
+        if files.look(place / MANIFEST) is None:
+            files.require_writable(place)  # before the source is fetched
     resolved = resolve(
         recipe, directory=directory, labels=labels, workers=workers, warn=warn, progress=fetching
     )
@@ -71,20 +79,16 @@ def build(
     tasks: tuple[TaskFile, ...] = ()
     if engine is not None and engine.is_remote:
         tasks = files_of(resolved.recipe.tasks)
-        engine.prepare(partial(know, tasks))  # refuses before anything is written
-    return write_dataset(
-        root,
-        resolved.plan,
-        listed,
+        engine.prepare(partial(_prepare, tasks, place))  # refuses before anything is written
+    of = None if part is None else _part(part, len(shard_list(listed)))
+    return write_into(
+        _claim(place, resolved.plan, listed, part=of),
         resolved.deriver,
-        engine=engine,
-        hand_over=lambda names, room: share(
-            root.absolute(), map(resolved.inputs, names), reserve=room
-        ),
+        engine=engine or Threads(workers),
+        hand_over=lambda target, names, room: target.share(map(resolved.inputs, names), room),
         tasks=tasks,
         group_names=lambda: resolved.group_names,
         workers=workers,
-        part=None if part is None else _part(part, len(shard_list(listed))),
         progress=progress,
         started=started,
     )
@@ -93,28 +97,34 @@ def build(
 def finish(root: PathLike[str] | str, *, workers: int = 1) -> Built:
     """Commit a build whose parts were built one by one: check every shard, write the manifest.
 
+    `root` is a folder or a URL, where the sizes of the shards are compared with their records.
     Raises FormatError where no build is in progress, or where shards are missing: it names them.
     """
     started = time.perf_counter()
-    root = Path(root)
-    with DatasetFolder.reopen(root, splits) as folder:
-        total = len(folder.jobs)
-        if folder.finished:
-            return Built(folder.present, 0, total, time.perf_counter() - started)
-        tables = folder.known(workers=workers)
-        missing = [number for number, job in enumerate(folder.jobs) if job.name not in tables]
+    place = _place(root)
+    reopened: AbstractContextManager[Target] = (
+        DatasetPrefix.reopen(place, splits)
+        if isinstance(place, Remote)
+        else DatasetFolder.reopen(place, splits)
+    )
+    with reopened as target:
+        total = len(target.jobs)
+        if target.finished:
+            return Built(target.present, 0, total, time.perf_counter() - started)
+        tables = target.known(workers=workers)
+        missing = [number for number, job in enumerate(target.jobs) if job.name not in tables]
         if missing:
             raise FormatError(
                 "the build is not complete",
-                path=root,
+                path=target.place,
                 expected=f"{total} shards",
                 found=f"{total - len(missing)}",
                 remedy="build what is missing or damaged with --shards (part=):"
                 f" {_ranges(missing)}",
             )
-        folder.begin([])
-        views = folder.old_views()
-        manifest = folder.commit(tables)
+        target.begin([])
+        views = target.old_views()
+        manifest = target.commit(tables)
     seconds = time.perf_counter() - started
     return Built(manifest, 0, total, seconds, committed=True, removed=views)
 
@@ -132,34 +142,23 @@ def convert(
 ) -> Built:
     """Write the dataset in `origin` to `target` in another storage; None keeps what `origin` has.
 
-    The result is the dataset that a build with that storage writes, byte for byte. Raises
-    FormatError where `target` holds something else, and DamagedError where a file of `origin` is
-    not what its manifest says: then nothing is written. Metadata that zarr consolidated are no
-    damage.
+    Both are folders or URLs; `origin` at a URL is fetched into a temporary folder first. The result
+    is the dataset that a build with that storage writes, byte for byte. Raises FormatError where
+    `target` holds something else, and DamagedError where a file of `origin` is not what its
+    manifest says: then nothing is written. Metadata that zarr consolidated are no damage.
 
     >>> convert("data/mnist", "data/mnist-h5", format_name="hdf5")  # doctest: +SKIP
     """
     started = time.perf_counter()
-    origin, target = Path(origin), Path(target)
-    dataset = Dataset(origin)
+    source, place = _place(origin), _place(target)
+    manifest = download.load(origin)
     wanted = changed(
-        dataset.manifest.recipe,
-        format=format_name,
-        shard_size=shard_size,
-        compression=compression,
+        manifest.recipe, format=format_name, shard_size=shard_size, compression=compression
     )
-    plan = replace(dataset.manifest.plan, recipe=wanted)
-    if files.is_within(target, origin):
-        raise FormatError(
-            "a dataset is not converted in its own folder",
-            path=target,
-            remedy="name another folder",
-        )
-    if files.is_within(origin, target):
-        raise FormatError(
-            "it holds the dataset to be converted", path=target, remedy="name another folder"
-        )
-    files.require_outside_datasets(target)
+    plan = replace(manifest.plan, recipe=wanted)
+    _require_distinct(source, place)
+    if isinstance(place, Path):
+        files.require_outside_datasets(place)
     listed = [
         with_paths(
             replace(
@@ -169,31 +168,80 @@ def convert(
             ),
             wanted.storage.format,
         )
-        for split in dataset.splits.values()
+        for split in manifest.splits.values()
     ]
-
-    def check() -> None:
-        require_no_links(dataset.root, dataset.manifest)  # as download caches hold a dataset
-        if not is_whole(origin, dataset.manifest, workers=workers, consolidated=True):
-            remedy = "build it again: only the damage is redone"
-            raise DamagedError("the dataset is damaged", path=origin, remedy=remedy)
-
     if engine is not None and engine.is_remote:
-        engine.prepare(_nothing)
-    return write_dataset(
-        target,
-        plan,
-        listed,
-        lambda split: _reader(dataset, split),
-        engine=engine,
-        hand_over=lambda _names, _room: StoredSamples(Place.of(dataset)),
-        group_names=lambda: _group_names(dataset),
-        workers=workers,
-        expected=dataset.manifest.digest,
-        check=check,
-        progress=progress,
-        started=started,
-    )
+        engine.prepare(partial(_prepare, (), place))
+    with _at_hand(source) as (folder, fetch):
+        dataset = cache(lambda: Dataset(folder))  # opened when it is there
+
+        def check() -> None:
+            fetch()
+            if dataset().manifest != manifest:
+                raise DamagedError("the dataset changes while it is read", path=folder)
+            require_no_links(folder, manifest)  # as download caches hold a dataset
+            if not is_whole(folder, manifest, workers=workers, consolidated=True):
+                remedy = "build it again: only the damage is redone"
+                raise DamagedError("the dataset is damaged", path=folder, remedy=remedy)
+
+        return write_into(
+            _claim(place, plan, listed, check=check),
+            lambda split: _reader(dataset(), split),
+            engine=engine or Threads(workers),
+            hand_over=lambda _target, _names, _room: StoredSamples(Place.of(dataset())),
+            group_names=lambda: _group_names(dataset()),
+            workers=workers,
+            expected=manifest.digest,
+            progress=progress,
+            started=started,
+        )
+
+
+def _place(place: PathLike[str] | str) -> Path | Remote:
+    return Remote(place) if is_url(place) else Path(place)
+
+
+def _claim(
+    place: Path | Remote,
+    plan: Manifest,
+    listed: Sequence[Split],
+    *,
+    part: range | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> AbstractContextManager[Target]:
+    """Claim a folder or a prefix of an object store for the dataset of a plan."""
+    if isinstance(place, Remote):
+        return DatasetPrefix.claim(place, plan, listed, part=part, check=check)
+    return DatasetFolder.claim(place, plan, listed, part=part, check=check)
+
+
+@contextmanager
+def _at_hand(origin: Path | Remote) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """Give the folder of a dataset, and what fetches it there if it is at a URL."""
+    if isinstance(origin, Path):
+        yield origin, _nothing
+        return
+    with scratch.folder() as folder:
+        place = folder / "dataset"
+        yield place, lambda: download.pull(origin.url, place)
+
+
+def _require_distinct(origin: Path | Remote, target: Path | Remote) -> None:
+    """Raise FormatError where a dataset is to be converted into itself, or to a place around it."""
+    if isinstance(origin, Path) and isinstance(target, Path):
+        inside, around = files.is_within(target, origin), files.is_within(origin, target)
+    elif isinstance(origin, Remote) and isinstance(target, Remote):
+        ours, theirs = f"{target.url}/", f"{origin.url}/"
+        inside, around = ours.startswith(theirs), theirs.startswith(ours)
+    else:
+        return
+    path = target if isinstance(target, Path) else target.url
+    if inside:
+        problem = "a dataset is not converted in its own folder"
+        raise FormatError(problem, path=path, remedy="name another folder")
+    if around:
+        problem = "it holds the dataset to be converted"
+        raise FormatError(problem, path=path, remedy="name another folder")
 
 
 def _group_names(dataset: Dataset) -> bytes | None:
@@ -282,5 +330,12 @@ class StoredSamples:
         return _reader(self.place.open(), split)
 
 
+def _prepare(tasks: tuple[TaskFile, ...], place: Path | Remote) -> None:
+    """Check on a worker that it knows the tasks, and reaches the object store."""
+    know(tasks)
+    if isinstance(place, Remote):
+        place.size(MANIFEST)
+
+
 def _nothing() -> None:
-    """Do nothing: a worker that can do that has the same code."""
+    """Do nothing, as for a dataset that is in a folder already."""

@@ -29,7 +29,17 @@ from datagen.hashing import bytes_digest, file_digest
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
 from datagen.manifest import Manifest
 from datagen.objects import is_url
-from datagen.split import NO_OFFSET, SHARD_FACTS, Column, FileFacts, Shard, Split, Table, shard_list
+from datagen.split import (
+    NO_OFFSET,
+    SHARD_FACTS,
+    Column,
+    FileFacts,
+    Shard,
+    Split,
+    Table,
+    file_facts,
+    shard_list,
+)
 from datagen.stores import Array, Store, open_store
 
 _HELD = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)  # where a process has a file open, on NFS
@@ -396,11 +406,7 @@ def _recorded(root: Path, job: Shard, tables: Mapping[str, Table]) -> Table | No
 
 
 def _is_shard_intact(root: Path, job: Shard, rows: Table) -> bool:
-    facts = {
-        FileFacts(path, int(row["file_bytes"]), row["file_digest"].tobytes().hex())
-        for path, row in zip(job.paths, rows, strict=True)
-    }
-    return all(_is_intact(root, file) for file in facts)
+    return all(_is_intact(root, file) for file in file_facts(job, rows))
 
 
 def _is_intact(root: Path, facts: FileFacts) -> bool:

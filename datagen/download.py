@@ -33,6 +33,7 @@ from datagen.transfer import (
     Comparison,
     Moved,
     ShardFile,
+    Syncer,
     at_once,
     move_files,
     require_sizes,
@@ -40,6 +41,7 @@ from datagen.transfer import (
 )
 
 _FETCHES = 3  # of a file whose bytes are not the right ones
+_SMALL = 16  # small files that are fetched at once
 _PIECE = 1 << 20  # bytes of a file that are compared at a time
 
 
@@ -82,7 +84,8 @@ def describe(url: str, *, expect: str | None = None, jobs: int = JOBS) -> Incomi
     listed = small_files(manifest)
     require_sizes(remote, there := remote.list(), listed, DamagedError)
     small = {
-        one.path: data for one, data in at_once(lambda one: _small(remote, one), listed, jobs=jobs)
+        one.path: data
+        for one, data in at_once(lambda one: _small(remote, one), listed, jobs=max(jobs, _SMALL))
     }
     tables = {
         split.folder: _table(remote, split, small[split.table_path])
@@ -138,9 +141,20 @@ def pull(
         )
         files.require_space(root, size)
         of = {one.facts: one for one in missing}
-        move_files(lambda facts: fetch(incoming.remote, root, of[facts]), [*of], jobs, progress)
-        for path in absent:
-            files.write_atomic(root / path, incoming.small[path])
+        with Syncer(root) as syncer:
+            # a pull that was killed may have left files in memory alone
+            wanted = [*(one.facts.path for one in incoming.shards), *incoming.small]
+            for path in {*wanted} - {one.path for one in of} - {*absent}:
+                syncer.add(path)
+
+            def fetch_one(facts: FileFacts) -> None:
+                fetch(incoming.remote, root, of[facts])
+                syncer.add(facts.path)
+
+            move_files(fetch_one, [*of], jobs, progress)
+            for path in absent:
+                files.write_atomic(root / path, incoming.small[path], durable=False)
+                syncer.add(path)
         remove_records(root)
         with files.storage_errors(root):
             (root / PARTIAL_MANIFEST).replace(root / MANIFEST)
@@ -153,12 +167,13 @@ def pull(
 def fetch(remote: Remote, root: Path, wanted: ShardFile, *, keep: bool = False) -> None:
     """Fetch the file of a shard into its place below `root`, compared before it has its name.
 
-    A file with other bytes than its table says is fetched three times. Then this raises
-    DamagedError; with `keep` the file is kept as it came.
+    It is whole then, and durable only after a `transfer.Syncer` has had it. A file with other bytes
+    than its table says is fetched three times. Then this raises DamagedError; with `keep` the file
+    is kept as it came.
     """
     problem: DatagenError | None = None
     for number in range(_FETCHES):
-        draft = files.AtomicFile(root / wanted.facts.path)
+        draft = files.AtomicFile(root / wanted.facts.path, durable=False)
         try:
             problem = _fill(draft, remote, wanted)
             is_last = number == _FETCHES - 1

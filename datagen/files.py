@@ -42,6 +42,7 @@ _LOCK = "lock".join(_TEMPORARY)  # stays while temporary files are removed
 _ATTEMPTS, _PAUSE = 20, 0.01  # to get a shared lock, in seconds
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what stat says of no file or folder
 _UNSYNCED = 1 << 27  # bytes of a file that may wait for the disk before it is sent there
 
 # bytes, on x86-64 and most ARM systems; with pages of other sizes files are the same
@@ -174,7 +175,7 @@ def require_outside_datasets(place: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the entries of `folder` durable."""
+    """Make the entries of `folder`, or the content of a file, durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -182,13 +183,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> None:
-    """Create `folder` and its parents, durably; leave existing ones as they are."""
-    _nearest_folder(folder)
+def make_folder(folder: Path, *, durable: bool = True) -> None:
+    """Create `folder` and its parents, durably by default; leave existing ones as they are."""
+    nearest = _nearest_folder(folder)
+    if nearest == folder:
+        return
     with storage_errors(folder):
-        missing = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        for place in missing:
+        for place in (folder, *folder.parents) if durable else ():
+            if place == nearest:
+                break
             sync_folder(place.parent)
 
 
@@ -196,12 +200,13 @@ class AtomicFile:
     """Write a file under a temporary name; `commit` gives it its own name, `discard` removes it.
 
     `temporary` is the path of the content until `commit`; `descriptor` is open for reading and
-    writing. Not safe for use by two threads at once.
+    writing. One that is not `durable` may be lost with the power until `transfer.Syncer` has sent
+    it to the disk. Not safe for use by two threads at once.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        make_folder(path.parent)
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path, self._durable = path, durable
+        make_folder(path.parent, durable=durable)
         with storage_errors(path):
             self.temporary = path.parent / secrets.token_hex(8).join(_TEMPORARY)
             self.descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -235,14 +240,16 @@ class AtomicFile:
             self._wait()
             if self._failure is not None:
                 raise self._failure
-            os.fsync(self.descriptor)
+            if self._durable:
+                os.fsync(self.descriptor)
             self._close()
             if replace:
                 self.temporary.replace(self.path)
             else:
                 with suppress(FileExistsError):
                     self.path.hardlink_to(self.temporary)
-            sync_folder(self.path.parent)
+            if self._durable:
+                sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove the temporary file; harmless after `commit`."""
@@ -318,12 +325,12 @@ def _zeros(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def write_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
-    """Write `data` to `path`: the file is then whole and durable, or else as it was before.
+def write_atomic(path: Path, data: bytes, *, replace: bool = True, durable: bool = True) -> None:
+    """Write `data` to `path`: the file is then whole and `durable`, or else as it was before.
 
     Without `replace`, a file that is already there stays.
     """
-    file = AtomicFile(path)
+    file = AtomicFile(path, durable=durable)
     try:
         stream = Stream(file)
         stream.append(data)
@@ -479,11 +486,18 @@ def _nearest_folder(folder: Path) -> Path:
     """
     with storage_errors(folder):
         for place in (folder, *folder.parents):
-            if place.is_symlink() and not place.exists():
-                raise StorageError(
-                    "a link that leads nowhere", path=place, remedy="choose another place"
-                )
-        place = next(place for place in (folder, *folder.parents) if place.exists())
-        if not place.is_dir():
-            raise StorageError("not a folder", path=place, remedy="choose another place")
-    return place
+            try:
+                is_folder = stat.S_ISDIR(place.stat().st_mode)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                if not place.is_symlink():
+                    continue
+                problem = "a link that leads nowhere"
+            else:
+                if is_folder:
+                    return place
+                problem = "not a folder"
+            raise StorageError(problem, path=place, remedy="choose another place")
+    problem = "the working folder is gone"  # of a path that does not begin at the root
+    raise StorageError(problem, path=folder, remedy="choose another place")

@@ -16,6 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -37,12 +38,14 @@ SCHEMES = {
 _SECONDS, _TRIES = "DATAGEN_REQUEST_SECONDS", "DATAGEN_REQUEST_TRIES"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _LIST_PAGE = 1000
+_LOOK = 0.5  # seconds between two looks for a signal
 _BEYOND = 3  # requests other than creates that are made though the client has given up, at most
 _STREAM_BYTES = 1 << 20  # of a piece that comes down, at least: it stays in a cache meanwhile
 _NAME = re.compile(r"[A-Za-z0-9_.=+-]+")
 _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Z][A-Za-z ]*))?")
 _NO_ACCESS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")  # with a status of 400
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_USED_IN: list[int] = []  # the process that used the client first: its threads die in a fork
 _AGAIN = "give the same command again: it goes on where it stopped"
 
 
@@ -137,11 +140,23 @@ class Remote:
 
         return self._ask(path, read)
 
+    def size(self, path: str) -> int | None:
+        """Return the bytes of a file; None if there is none."""
+
+        def ask() -> int | None:
+            try:
+                return int(self._library.head(self._client, path)["size"])
+            except FileNotFoundError:
+                return None
+
+        return self._ask(path, ask)
+
     def stream(self, path: str) -> Iterator[memoryview]:
         """Read a file piece by piece; a piece may come down damaged, and the end may lack.
 
         Raises StorageError also where there is no such file.
         """
+        self._require_own_process()
         assert self._client is not None
         try:
             found = _interruptibly(lambda: self._library.get(self._client, path))
@@ -236,6 +251,18 @@ class Remote:
             ) from error
         return library
 
+    def _require_own_process(self) -> None:
+        """Raise InputError in a process that was forked from one that used the client: it hangs."""
+        if not _USED_IN:
+            _USED_IN.append(os.getpid())
+        if _USED_IN[0] != os.getpid():
+            raise InputError(
+                "the client of object stores does not survive a fork of its process",
+                path=self.url,
+                remedy="start workers in another way, such as by"
+                ' multiprocessing.get_context("spawn")',
+            )
+
     @cached_property
     def _patience(self) -> Patience:
         return Patience.of_environment()
@@ -274,6 +301,7 @@ class Remote:
 
     def _ask(self, path: str, request: Callable[[], T], *, is_create: bool = False) -> T:
         """Make a request, and make it again where the client would not though it may succeed."""
+        self._require_own_process()
         assert self._client is not None  # made first: its errors are no failures of a request
         tries = self._patience.tries if is_create else min(self._patience.tries, _BEYOND)
 
@@ -352,7 +380,11 @@ def _interruptibly(work: Callable[[], T]) -> T:
             done.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()
-    result, error = done.get()
+    while True:
+        # a signal that comes just before the wait begins is noticed at its next look
+        with suppress(queue.Empty):
+            result, error = done.get(timeout=_LOOK)
+            break
     if error is not None:
         raise error
     return result  # type: ignore[return-value]

@@ -283,6 +283,15 @@ class Shard:
         )
 
 
+def file_facts(job: Shard, rows: Table) -> list[FileFacts]:
+    """List the files of a shard by its facts, one row a column; columns may share a file."""
+    listed = [
+        FileFacts(path, int(row["file_bytes"]), row["file_digest"].tobytes().hex())
+        for path, row in zip(job.paths, rows, strict=True)
+    ]
+    return list(dict.fromkeys(listed))
+
+
 def shard_list(splits: Iterable[Split]) -> list[Shard]:
     """The global list of shards, the same for everybody who builds the same recipe."""
     return [Shard(split, index) for split in splits for index in range(split.shards)]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import xxhash
 
+from datagen import files
 from datagen.engines import Progress, threads
-from datagen.errors import DamagedError, DatagenError
-from datagen.hashing import ColumnHasher
+from datagen.errors import DamagedError, DatagenError, FormatError, InputError
+from datagen.hashing import ColumnHasher, bytes_digest
 from datagen.manifest import Manifest
-from datagen.objects import Remote
+from datagen.objects import MAX_OBJECT_BYTES, Remote
 from datagen.split import NO_OFFSET, Column, FileFacts, Split, Table, shard_list
 
 T = TypeVar("T")
@@ -20,6 +25,12 @@ R = TypeVar("R")
 
 JOBS = 4  # files on their way at once
 LISTED = 5  # files that a message names
+READS = 3  # of a small object that comes down damaged
+_SYNCERS = 8  # files that are synced at once
+
+
+class OvertakenError(FormatError):
+    """Another command changed what is there, and this one leaves that alone."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ def require_sizes(
     listed: Mapping[str, int],
     wanted: Iterable[FileFacts],
     error: type[DatagenError],
+    remedy: str = "push the dataset again: it sends what is missing",
 ) -> None:
     """Raise `error` unless each file is listed with its size."""
     wrong = [one for one in wanted if listed.get(one.path) != one.bytes]
@@ -126,7 +138,7 @@ def require_sizes(
             path=remote.url,
             expected=", ".join(f"{one.path} of {one.bytes:,} bytes" for one in wrong[:LISTED]),
             found=", ".join(str(listed.get(one.path, "none")) for one in wrong[:LISTED]) + more,
-            remedy="push the dataset again: it sends what is missing",
+            remedy=remedy,
         )
 
 
@@ -153,3 +165,100 @@ def move_files(
         done += one.bytes
         if progress is not None:
             progress(done, total)
+
+
+class Syncer:
+    """Send many files below a folder to the disk, in threads of its own; on leaving, all of them.
+
+    Each file, and each folder above it, is synced once, and several at a time: a file system
+    commits those together. Leaving raises StorageError if the disk fails.
+
+    >>> with Syncer(root) as syncer:  # doctest: +SKIP
+    ...     syncer.add("some/file")
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._folders = root, {root}
+        self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._error: OSError | None = None
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Syncer:
+        """Start the threads; where the system gives none, leaving does the work."""
+        with suppress(RuntimeError):
+            for _ in range(_SYNCERS):
+                thread = threading.Thread(target=self._serve, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until all is on the disk; after an error of the body, for nothing."""
+        for folder in self._folders if kind is None else ():
+            self._waiting.put(folder)  # after the last file got its name
+        for waiting in [None] * (len(self._threads) + 1):
+            self._waiting.put(waiting)
+        if kind is not None:
+            return
+        self._serve()
+        for thread in self._threads:
+            thread.join()
+        if self._error is not None:
+            with files.storage_errors(self._root):
+                raise self._error
+
+    def add(self, path: str) -> None:
+        """Take a file that has its name; safe in several threads."""
+        place = self._root / path
+        self._folders.update(one for one in place.parents if self._root in one.parents)
+        self._waiting.put(place)
+
+    def _serve(self) -> None:
+        while (path := self._waiting.get()) is not None:
+            try:
+                files.sync_folder(path)  # a file is opened and synced as a folder is
+            except OSError as error:
+                self._error = error
+
+
+def overtaken(place: str) -> OvertakenError:
+    """Make the error of a command that finds the work of another one, which it leaves alone."""
+    return OvertakenError(
+        "another command changed what is there while this one was sending",
+        path=place,
+        expected="what this command sends, or nothing",
+        remedy="look at who else writes there; then give the same command again, "
+        "or choose another prefix",
+    )
+
+
+def require_sendable(path: str, size: int, remedy: str) -> None:
+    """Raise InputError for a file that is larger than an object that is sent at once."""
+    if size > MAX_OBJECT_BYTES:
+        raise InputError(
+            "larger than an object that is sent at once",
+            path=path,
+            expected=f"at most {MAX_OBJECT_BYTES:,} bytes",
+            found=f"{size:,}",
+            remedy=remedy,
+        )
+
+
+def read_whole(root: Path, facts: FileFacts, remedy: str) -> bytes:
+    """Read a file and compare it with its size and digest. Raises DamagedError."""
+    path = root / facts.path
+    found = "nothing"
+    if files.kind(path) == "a file":
+        with files.storage_errors(path), path.open("rb") as file:
+            data = file.read(facts.bytes + 1)
+        digest = bytes_digest(data)
+        if len(data) == facts.bytes and digest == facts.digest:
+            return data
+        found = digest if len(data) == facts.bytes else "another size"
+    raise DamagedError(
+        "the file is not as it was written",
+        path=path,
+        expected=facts.digest,
+        found=found,
+        remedy=remedy,
+    )

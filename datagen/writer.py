@@ -8,18 +8,12 @@ next claim continues from there.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from datagen import files
 from datagen import manifest as manifests
-from datagen import recipe as recipes
 from datagen.dataset import (
     finished_shard,
     has_files,
@@ -33,33 +27,16 @@ from datagen.dataset import (
 )
 from datagen.engines import Engine, Progress, run_shards
 from datagen.engines.threads import Slot, Threads
-from datagen.errors import DamagedError, FormatError, StorageError
-from datagen.hashing import bytes_digest, merkle_root
-from datagen.jobs import WriteShards, ticket, withdraw_tickets
+from datagen.errors import FormatError, StorageError
+from datagen.jobs import WriteShards, share, ticket, withdraw_tickets
 from datagen.layout import GROUPS, MANIFEST, PARTIAL_MANIFEST, RECIPE
 from datagen.manifest import Manifest
-from datagen.split import FileFacts, Shard, Split, Table, shard_list
-from datagen.stores import open_store
-from datagen.tasks import Deriver, TaskFile
+from datagen.split import Shard, Split, Table
+from datagen.target import Built, Target, write_into
+from datagen.tasks import Deriver, Inputs, TaskFile
 
 _METADATA_BYTES = 1 << 20  # more than the metadata of all splits take on disk
 _MAX_LISTED = 5  # files that a message names
-
-
-@dataclass(frozen=True)
-class Built:
-    """Tells what a build did: shards written and kept, in how many seconds.
-
-    `manifest` is None where only a part was built, `committed` says whether the metadata were
-    written, and `removed` names the views of an earlier build that a commit removed.
-    """
-
-    manifest: Manifest | None
-    written: int
-    kept: int
-    seconds: float
-    committed: bool = False
-    removed: tuple[str, ...] = ()
 
 
 def write_dataset(
@@ -69,56 +46,30 @@ def write_dataset(
     deriver: Callable[[Split], Deriver],
     *,
     workers: int,
-    engine: Engine | None = None,
-    hand_over: Callable[[Sequence[str], int], Callable[[Split], Deriver]] | None = None,
-    tasks: tuple[TaskFile, ...] = (),
     group_names: Callable[[], bytes | None] = lambda: None,
     part: range | None = None,
     expected: str | None = None,
     check: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
-    started: float | None = None,
 ) -> Built:
-    """Write the shards that `root` lacks and commit; or, given `part`, only those of the part.
+    """Write the shards that `root` lacks in `workers` threads and commit; of a part, do not commit.
 
-    `plan` is the manifest without splits, `listed` are its splits, and `deriver` makes the function
-    that fills in samples of a split; it is asked for consecutive ones. `engine` runs the jobs, by
-    default `workers` threads here. Where they run in other processes, these get what `hand_over`
-    makes for the splits of these names, or else `deriver` itself, and the files that define
-    `tasks`. `group_names` gives the content of groups.txt, if the dataset has one. `check` is
-    called when the folder is known to be free. Raises DamagedError, and writes no manifest, where
-    the dataset digest would not be `expected`, and what `DatasetFolder.claim` raises.
+    `plan` is the manifest without splits, and `listed` are its splits. The other arguments are
+    those of `DatasetFolder.claim` and `target.write_into`, and so are the errors.
     """
-    started = time.perf_counter() if started is None else started
-    engine = engine or Threads(workers)
-
-    def built(manifest: Manifest | None, written: int, **more: Any) -> Built:
-        kept = len(folder.jobs) - written
-        return Built(manifest, written, kept, time.perf_counter() - started, **more)
-
-    with DatasetFolder.claim(root, plan, listed, part=part, check=check) as folder:
-        if folder.finished and folder.is_part:
-            return built(folder.present, 0)
-        tables = folder.known(workers=workers)
-        if folder.is_complete(tables):
-            return built(folder.present, 0)
-        missing = [job for job in folder.jobs if job.name not in tables]
-        room = folder.begin(missing, group_names())
-        if engine.is_remote and hand_over is not None and missing:
-            deriver = hand_over(list(dict.fromkeys(job.split.name for job in missing)), room)
-        tables |= folder.write(missing, deriver, engine, tasks=tasks, progress=progress)
-        if folder.is_part:
-            return built(None, len(missing))
-        views = folder.old_views()
-        manifest = folder.commit(tables, expected=expected)
-        return built(manifest, len(missing), committed=True, removed=views)
+    return write_into(
+        DatasetFolder.claim(root, plan, listed, part=part, check=check),
+        deriver,
+        workers=workers,
+        engine=Threads(workers),
+        group_names=group_names,
+        expected=expected,
+        progress=progress,
+    )
 
 
-class DatasetFolder:
+class DatasetFolder(Target):
     """The folder of one dataset, locked for as long as it is claimed.
-
-    `present` is the manifest found there, partial or not, and `finished` says whether it has its
-    name. `jobs` are the shards to be written: all, or those of a part.
 
     >>> with DatasetFolder.claim(root, plan, splits) as folder:  # doctest: +SKIP
     ...     known = folder.known(workers=2)
@@ -131,14 +82,8 @@ class DatasetFolder:
     def __init__(
         self, root: Path, plan: Manifest, splits: Sequence[Split], part: range | None = None
     ) -> None:
-        self.root, self.plan, self.splits = root, plan, splits
-        self.is_part = part is not None
-        jobs = shard_list(splits)
-        self.jobs = jobs if part is None else [jobs[number] for number in part]
-        self.present: Manifest | None = None
-        self.finished = False
-        self._store = open_store(plan.recipe.storage.format)
-        self._begun = False
+        super().__init__(root, plan, splits, part)
+        self.root, self._begun = root, False
 
     @classmethod
     @contextmanager
@@ -237,6 +182,10 @@ class DatasetFolder:
             files.write_atomic(self.root / GROUPS, group_names)
         return room
 
+    def share(self, splits: Iterable[Inputs], room: int) -> Callable[[Split], Deriver]:
+        """Write what samples follow from into the folder, beside `room` bytes of shards."""
+        return share(self.root.absolute(), splits, reserve=room)
+
     def write(
         self,
         missing: Sequence[Shard],
@@ -296,20 +245,18 @@ class DatasetFolder:
                     remedy="run it again",
                 )
         if self.plan.recipe.group_names:
-            self._require_group_names()
-        manifest = self._manifest(tables)
-        expected = expected or recipes.known_digest(self.plan.recipe)
-        if expected not in (None, manifest.digest):
-            # without the tables of an earlier build, too
+            path = self.root / GROUPS
+            with files.storage_errors(path):
+                names = path.read_bytes() if files.look(path) else b""
+            self._require_group_names(names, path)
+        manifest = self.write_small_files(self.root, tables)
+
+        def let_go() -> None:  # without the tables of an earlier build, too
             files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(self.plan))
             remove_records(self.root)
-            raise DamagedError(
-                "the data have another digest than they must",
-                path=self.root,
-                expected=expected,
-                found=manifest.digest,
-                remedy="run it again: nothing of this will be kept",
-            )
+
+        again = "run it again: nothing of this will be kept"
+        self._require_digest(manifest, expected, let_go, again)
         files.write_atomic(self.root / PARTIAL_MANIFEST, manifests.to_bytes(manifest))
         remove_records(self.root)
         with files.storage_errors(self.root):
@@ -389,54 +336,6 @@ class DatasetFolder:
             if self._begun and not self.is_part:
                 files.remove_temporaries(self.root)
             raise
-
-    def _manifest(self, tables: Mapping[str, Table]) -> Manifest:
-        """Write the recipe, the shard tables and the stores' metadata; state them in a manifest."""
-
-        def describe(split: Split, slot: Slot) -> tuple[Split, list[str]]:
-            slot.check()
-            return self._described(split, tables)
-
-        metadata = [RECIPE, *([GROUPS] if self.plan.recipe.group_names else [])]
-        files.write_atomic(self.root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
-        # side by side, because each waits for the disk again and again
-        described = dict(Threads(1).run(describe, self.splits))
-        for _, paths in described.values():
-            metadata += paths
-        splits = {(split.task, split.name): described[split][0] for split in self.splits}
-        listed = tuple(self._facts(path) for path in sorted(metadata))
-        return manifests.seal(replace(self.plan, splits=splits, files=listed))
-
-    def _described(self, split: Split, tables: Mapping[str, Table]) -> tuple[Split, list[str]]:
-        """Write a split's shard table and metadata; return the finished split, and their paths."""
-        rows = [tables[Shard(split, index).name] for index in range(split.shards)]
-        table = np.stack(rows, axis=1)
-        files.write_atomic(self.root / split.table_path, table.tobytes())
-        columns = tuple(
-            replace(column, root=merkle_root([root.tobytes() for root in line["root"]]).hex())
-            for column, line in zip(split.columns, table, strict=True)
-        )
-        finished = replace(split, columns=columns, table=self._facts(split.table_path))
-        return finished, self._store.write_metadata(self.root, split)
-
-    def _require_group_names(self) -> None:
-        """Raise StorageError unless groups.txt has as many lines as the source has groups."""
-        path = self.root / GROUPS
-        with files.storage_errors(path):
-            lines = path.read_bytes().count(b"\n") if files.look(path) else 0
-        if lines != self.plan.source.groups:
-            raise StorageError(
-                "the names of the groups are no longer as they were written",
-                path=path,
-                expected=f"{self.plan.source.groups:,} names",
-                found=f"{lines:,}",
-                remedy="give the build command again, or that of a part",
-            )
-
-    def _facts(self, path: str) -> FileFacts:
-        with files.storage_errors(self.root / path):
-            data = (self.root / path).read_bytes()
-        return FileFacts(path, len(data), bytes_digest(data))
 
 
 def _present(root: Path) -> Manifest | None:

@@ -120,8 +120,8 @@ class _Path(click.Path):
             self.fail("the path is empty", param, ctx)
         if is_url(value):  # which may have a secret in it
             self.fail(
-                "a URL, not a folder: only push, pull, info, verify, diff, show and sample take "
-                "one; first fetch the dataset with 'datagen pull URL DIR'",
+                "a URL, where a folder is expected: "
+                "first fetch the dataset with 'datagen pull URL DIR'",
                 param,
                 ctx,
             )

@@ -51,7 +51,7 @@ def manifest_facts(manifest: datagen.manifest.Manifest) -> dict[str, Any]:
     }
 
 
-def built_facts(built: datagen.writer.Built, root: Path) -> dict[str, Any]:
+def built_facts(built: datagen.target.Built, root: Path | str) -> dict[str, Any]:
     """Make what `build --json` prints."""
     facts = {} if built.manifest is None else manifest_facts(built.manifest)
     return {
@@ -67,8 +67,8 @@ def built_facts(built: datagen.writer.Built, root: Path) -> dict[str, Any]:
 
 
 def print_built(
-    built: datagen.writer.Built,
-    root: Path,
+    built: datagen.target.Built,
+    root: Path | str,
     quiet: bool,
     as_json: bool,
     *,
@@ -89,7 +89,9 @@ def print_built(
                 print_line(f"contact sheets: {sheets[0].parent}")
 
 
-def _print_summary(built: datagen.writer.Built, root: Path, committed: str, unchanged: str) -> None:
+def _print_summary(
+    built: datagen.target.Built, root: Path | str, committed: str, unchanged: str
+) -> None:
     if built.manifest is None:
         print_line(
             f"{root}: {built.written} shards written, {built.kept} were there;"

@@ -12,6 +12,7 @@ import datagen
 from datagen.cli.options import (
     DEFAULT,
     PATH,
+    PLACE,
     directory_argument,
     engine_option,
     half_open,
@@ -19,6 +20,7 @@ from datagen.cli.options import (
     labels_option,
     mosaics_options,
     own_images_options,
+    place_argument,
     quiet_option,
     recipe_of,
     recipe_options,
@@ -128,8 +130,8 @@ def plan(
 @recipe_options
 @click.option(
     "--out",
-    type=PATH,
-    metavar="DIR",
+    type=PLACE,
+    metavar="DIR|URL",
     help="Where to build.  [default: data/RECIPE, or data/images for --source images:DIR]",
 )
 @source_dir_option
@@ -149,7 +151,7 @@ def plan(
 @quiet_option
 @json_option
 def build(
-    out: Path | None,
+    out: Path | str | None,
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
@@ -161,7 +163,10 @@ def build(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Build a dataset, or only what is missing or damaged."""
+    """Build a dataset, or only what is missing or damaged.
+
+    At a URL, such as s3://bucket/prefix, each shard is made in a temporary folder and sent.
+    """
     recipe = recipe_of(**overrides)
     root = out or DEFAULT.parent / _folder_name(
         recipe, overrides["recipe_name"], overrides["source"]
@@ -170,7 +175,7 @@ def build(
     # a bad fallback, or a name too long for a preview, is refused before the build
     other = None if fallback is None else recipe_of(recipe_name=fallback)
     if preview:
-        _preview_folder(root)
+        _preview_folder(_folder(root))
     try:
         built = _build(recipe, root, source_dir, labels, workers, engine, shards, silent)
     except FormatError as error:
@@ -180,11 +185,12 @@ def build(
     except SourceError as error:
         if fallback is None or other is None:
             raise
-        root = beside(root, _folder_name(other, fallback))
+        root = _beside(root, _folder_name(other, fallback))
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, None, workers, engine, shards, silent)
-    pictures = _fresh_preview(root) if preview and built.manifest is not None else []
+    is_drawn = preview and built.manifest is not None
+    pictures = _fresh_preview(_folder(root)) if is_drawn else []
     print_built(built, root, quiet, as_json, sheets=pictures)
 
 
@@ -215,16 +221,16 @@ def shards(
 
 
 @click.command()
-@directory_argument
+@place_argument
 @workers_option
 @quiet_option
 @json_option
-def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
+def finish(place: Path | str, workers: int, quiet: bool, as_json: bool) -> None:
     """Commit a dataset that was built in parts, when all are there."""
-    built = datagen.builder.finish(directory, workers=workers)
+    built = datagen.builder.finish(place, workers=workers)
     print_built(
         built,
-        directory,
+        place,
         quiet,
         as_json,
         committed="committed",
@@ -233,16 +239,16 @@ def finish(directory: Path, workers: int, quiet: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("origin", metavar="FROM", type=PATH)
-@click.argument("target", metavar="TO", type=PATH)
+@click.argument("origin", metavar="FROM", type=PLACE)
+@click.argument("target", metavar="TO", type=PLACE)
 @storage_options
 @workers_option
 @engine_option
 @quiet_option
 @json_option
 def convert(
-    origin: Path,
-    target: Path,
+    origin: Path | str,
+    target: Path | str,
     format_name: str | None,
     shard_size: int | None,
     compression: str | None,
@@ -251,7 +257,10 @@ def convert(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write a dataset in another storage; its digest stays the same."""
+    """Write a dataset in another storage; its digest stays the same.
+
+    FROM and TO are folders or URLs; a dataset at a URL is fetched into a temporary folder first.
+    """
     silent = quiet or as_json
     with (
         progress_bar("converting", silent) as progress,
@@ -290,14 +299,14 @@ def _print_paths(paths: Sequence[Path], quiet: bool, as_json: bool) -> None:
 
 def _build(
     recipe: datagen.recipe.Recipe,
-    root: Path,
+    root: Path | str,
     source_dir: Path | None,
     labels: Path | None,
     workers: int,
     engine: str,
     part: tuple[int, int] | None,
     silent: bool,
-) -> datagen.writer.Built:
+) -> datagen.target.Built:
     with (
         fetching_line(silent) as fetching,
         progress_bar("building", silent) as progress,
@@ -315,6 +324,18 @@ def _build(
             fetching=fetching,
             progress=progress,
         )
+
+
+def _folder(place: Path | str) -> Path:
+    """Return the folder of a dataset, beside which pictures are drawn. Raises UsageError."""
+    if isinstance(place, str):
+        raise click.UsageError("--preview draws beside a folder, and --out is a URL")
+    return place
+
+
+def _beside(place: Path | str, name: str) -> Path | str:
+    """Name a place beside another one."""
+    return f"{place.rpartition('/')[0]}/{name}" if isinstance(place, str) else beside(place, name)
 
 
 def _folder_name(recipe: datagen.recipe.Recipe, name: str, source: str | None = None) -> str:

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _WAITING_ROOM = 2  # threads beyond the workers, for shards that are waiting for the disk
+_LOOK = 0.5  # seconds between two looks for a signal
 _PATIENCE = 0.7  # seconds that an interrupted run waits for its threads
 
 
@@ -207,7 +208,7 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
             yield from ((job, work(job, slot)) for job in jobs)
             return
         for _ in jobs:
-            job, result, error = done.get()
+            job, result, error = _wait(done)
             if error is not None:
                 raise error
             yield job, result  # type: ignore[misc]
@@ -215,6 +216,13 @@ def run(work: Callable[[T, Slot], R], jobs: Sequence[T], *, workers: int) -> Ite
         slot.stop()
         for thread in threads:
             thread.join(_PATIENCE / len(threads))
+
+
+def _wait(done: queue.SimpleQueue[T]) -> T:
+    """Wait for a job to end, and look for a signal that came just before the wait began."""
+    while True:
+        with suppress(queue.Empty):
+            return done.get(timeout=_LOOK)
 
 
 def _start(serve: Callable[[], None], number: int, threads: list[threading.Thread]) -> None:

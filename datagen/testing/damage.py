@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from datagen import builder, planning
+from datagen import planning
 from datagen import recipe as recipe_rules
 from datagen.errors import RecipeError
 from datagen.hashing import canonical_json
@@ -114,7 +114,8 @@ class TinyDataset:
 
     def _build(self, folder: Path) -> None:
         path = save_source(self.source, folder / "source.npz")
-        builder.build(self.recipe, folder / "data", directory=path)
+        resolved = planning.resolve(self.recipe, directory=path)
+        _write(folder / "data", resolved, resolved.deriver)
 
 
 @st.composite
@@ -182,16 +183,20 @@ def plant(
 
     def fill(folder: Path) -> None:
         save_source(dataset.source, folder / "source.npz")
-        write_dataset(
-            folder / "data",
-            resolved.plan,
-            planning.splits(resolved.plan),
-            deriver,
-            group_names=lambda: resolved.group_names,
-            workers=1,
-        )
+        _write(folder / "data", resolved, deriver)
 
     return _COPIES.get(next(_NUMBERS), fill) / "data"
+
+
+def _write(root: Path, resolved: planning.Resolved, deriver: Callable[[Split], Deriver]) -> None:
+    write_dataset(
+        root,
+        resolved.plan,
+        planning.splits(resolved.plan),
+        deriver,
+        group_names=lambda: resolved.group_names,
+        workers=1,
+    )
 
 
 # Damage

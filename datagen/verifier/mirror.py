@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import stat
-import tempfile
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datagen import files
+from datagen import files, scratch
 from datagen import manifest as manifests
 from datagen.dataset import Dataset, small_files
 from datagen.download import fetch, read_manifest
-from datagen.errors import DamagedError, DatagenError, InputError
+from datagen.errors import DamagedError, InputError
 from datagen.hashing import bytes_digest
 from datagen.layout import MANIFEST
 from datagen.manifest import Manifest
@@ -36,7 +32,6 @@ from datagen.transfer import ShardFile
 from datagen.verifier.problems import Problem
 
 _PREFIX = "datagen-mirror-"
-_YOUNG = 60.0  # seconds in which a new folder gets its lock
 _READS = 3  # of a small file that is not as it should be
 
 
@@ -126,12 +121,7 @@ def mirror(remote: Remote) -> Iterator[Mirror]:
     listed = remote.list()
     strangers = {path: listed.pop(path) for path in _named_as_folders(manifest, listed)}
     _require_no_views(remote.url, manifest)
-    _sweep()
-    with (
-        tempfile.TemporaryDirectory(prefix=_PREFIX) as folder,
-        files.lock(Path(folder), exclusive=False),
-    ):
-        root = Path(folder)
+    with scratch.folder(_PREFIX) as root:
         small = {one.path: one for one in small_files(manifest)}
         for path, size in listed.items():
             _require_name(remote, path, listed)
@@ -161,17 +151,6 @@ def _named_as_folders(manifest: Manifest, listed: Iterable[str]) -> list[str]:
     parts = [map(re.escape, re.split(r"\{shard[^}]*\}", folder)) for folder in folders]
     rule = re.compile("|".join("[0-9]+".join(part) for part in parts))
     return [path for path in listed if rule.fullmatch(path)]
-
-
-def _sweep() -> None:
-    """Remove the folders that killed commands of this user left behind: nobody holds their lock."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError, DatagenError):
-            status = folder.lstat()
-            is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-            if is_ours and time.time() - status.st_mtime > _YOUNG:
-                with files.lock(folder, exclusive=True):
-                    shutil.rmtree(folder)
 
 
 def _require_no_views(url: str, manifest: Manifest) -> None:

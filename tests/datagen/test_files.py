@@ -299,6 +299,16 @@ def test_a_folder_is_made_with_its_parents_and_each_entry_is_synced(
     assert not synced
 
 
+def test_a_working_folder_that_is_gone_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StorageError, match=r"no such file|the working folder is gone"):
+        files.make_folder(Path("below"))
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_file_where_a_folder_should_be_is_reported_and_left_alone(
     tmp_path: Path, place: str

@@ -112,9 +112,11 @@ def test_files_are_written_listed_read_and_removed(
     for path, data in files.items():
         assert remote.read(path, len(data)) == data
         assert b"".join(remote.stream(path)) == data
+        assert remote.size(path) == len(data)
         there = f"/{BUCKET}/{remote.url.rpartition('/')[2]}/{path}"
         assert ask(object_server_port, "GET", there) == (200, data)
     assert remote.read("nothing", 9) is None
+    assert remote.size("nothing") is None
     with pytest.raises(StorageError, match="no such object"):
         list(remote.stream("nothing"))
     with pytest.raises(DamagedError, match="at most 10,000 bytes, found 10,240"):

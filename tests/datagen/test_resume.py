@@ -44,12 +44,13 @@ from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS, SPLITS
 from datagen.manifest import Manifest
 from datagen.split import Split, Table, shard_list
 from datagen.stores import Array
+from datagen.target import Built
 from datagen.tasks import Deriver
 
 SHARDS = 12  # of the tiny recipe
 PATIENCE = 60  # seconds, for what takes one
 
-Assemble = Callable[[Path], writer.Built]
+Assemble = Callable[[Path], Built]
 
 
 @pytest.fixture(scope="module")

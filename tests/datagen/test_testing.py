@@ -598,7 +598,7 @@ def test_equal_datasets_are_built_once_and_few_copies_are_kept(
 ) -> None:
     dataset = find(datasets(format="hdf5"), lambda _: True, settings=searching)
     first = dataset.root
-    monkeypatch.setattr(testing.damage.builder, "build", None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(testing.damage, "_write", None)
     others = [TinyDataset(dataset.source, dataset.recipe).root for _ in range(16)]
     assert not first.exists()
     assert all((root / "manifest.json").exists() for root in others)

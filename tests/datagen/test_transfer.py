@@ -29,7 +29,7 @@ from killing import Warm
 from object_server import BUCKET, SECRET, Proxy, Request, ask, at, objects
 
 import datagen
-from datagen import builder, download, upload
+from datagen import builder, download, files, transfer, upload
 from datagen import manifest as manifests
 from datagen.errors import (
     BusyError,
@@ -155,6 +155,78 @@ def test_a_finished_folder_is_mended(built: dict[str, Path], url: str) -> None:
     assert tree(Path("back")) == tree(built["hdf5"])
 
 
+def test_a_manifest_gets_its_name_when_all_files_are_on_the_disk(
+    built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload.push(built["small"], url)
+    sync, synced = files.sync_folder, list[str]()
+
+    def noting(path: Path) -> None:
+        if path.name == "back" and Path("back/manifest.json").exists():
+            synced.append("manifest.json")
+        elif path.is_file():
+            synced.append(str(path.relative_to("back")))
+        sync(path)
+
+    download.pull(url, "back")  # one that was killed leaves its files, maybe in memory alone
+    Path("back/manifest.json").rename("back/.manifest.json")
+    Path("back/foreground/train/00000.h5").unlink()
+    monkeypatch.setattr(files, "sync_folder", noting)
+    download.pull(url, "back")
+    assert synced[-1] == "manifest.json"
+    assert sorted(synced) == sorted(tree(built["small"]))
+
+
+def test_many_files_are_synced_with_each_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync, paths = list[Path](), files.sync_folder, ["a/b/1", "a/b/2", "a/3"]
+
+    def noting(path: Path) -> None:
+        synced.append(path)
+        sync(path)
+
+    monkeypatch.setattr(files, "sync_folder", noting)
+    with transfer.Syncer(tmp_path) as syncer:
+        for path in paths:
+            files.write_atomic(tmp_path / path, b"x", durable=False)
+            syncer.add(path)
+    folders = [tmp_path, tmp_path / "a", tmp_path / "a/b"]
+    assert sorted(synced) == sorted([*folders, *(tmp_path / path for path in paths)])
+
+
+def test_many_files_are_synced_where_there_are_no_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    synced = list[Path]()
+    files.write_atomic(tmp_path / "file", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        patch.setattr(files, "sync_folder", synced.append)
+        with transfer.Syncer(tmp_path) as syncer:
+            syncer.add("file")
+    assert synced == [tmp_path / "file", tmp_path]
+
+
+def test_a_disk_that_fails_many_files_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    files.write_atomic(tmp_path / "file", b"x")
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="input/output error"):
+        patch.setattr(os, "fsync", failing)
+        with transfer.Syncer(tmp_path) as syncer:
+            syncer.add("file")
+    with pytest.raises(KeyError), transfer.Syncer(tmp_path) as syncer:
+        syncer.add("nothing")
+        raise KeyError  # and not what the disk says of it
+
+
 def test_functions_of_the_package_move_datasets(built: dict[str, Path], url: str) -> None:
     assert datagen.push(datagen.open(built["zarr"]), url, jobs=2).moved == len(tree(built["zarr"]))
     opened = datagen.pull(url, "back", expect=digest(built["zarr"]), jobs=2)
@@ -201,7 +273,7 @@ def test_a_dataset_that_is_being_written_is_not_sent(built: dict[str, Path], url
 def test_a_file_that_is_too_large_is_refused(
     built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "MAX_OBJECT_BYTES", 900)
+    monkeypatch.setattr(transfer, "MAX_OBJECT_BYTES", 900)
     with pytest.raises(InputError, match=r"at most 900 bytes.*--shard-size"):
         upload.push(built["small"], url)
     assert proxy.requests == []
@@ -377,20 +449,20 @@ def test_a_push_that_finishes_while_another_reads_its_claim_wins(
 def test_a_push_that_slept_while_another_one_finished_overwrites_nothing(
     change: str, built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote, read = Remote(url), upload._read_whole
+    remote, read = Remote(url), transfer.read_whole
     if change == "cut":
         upload.push(built["small"], url)
         remote.put("foreground/train/00000.h5", b"cut", create=False)
 
-    def sleep_first(root: Path, one: FileFacts) -> bytes:
+    def sleep_first(root: Path, one: FileFacts, remedy: str) -> bytes:
         with monkeypatch.context() as patch:
-            patch.setattr(upload, "_read_whole", read)
+            patch.setattr(upload, "read_whole", read)
             remote.delete(remote.list())  # the owner empties the prefix meanwhile
             upload.push(built["other"], url)
         monkeypatch.undo()
-        return read(root, one)
+        return read(root, one, remedy)
 
-    monkeypatch.setattr(upload, "_read_whole", sleep_first)
+    monkeypatch.setattr(upload, "read_whole", sleep_first)
     with pytest.raises(FormatError, match="another"):
         upload.push(built["small"], url, jobs=1)
     download.pull(url, "back", expect=digest(built["other"]))
@@ -401,14 +473,14 @@ def test_an_object_is_not_replaced_where_the_claim_is_gone(
     built: dict[str, Path], url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload.push(built["small"], url)
-    remote, read = Remote(url), upload._read_whole
+    remote, read = Remote(url), transfer.read_whole
     remote.put("recipe.toml", b"cut", create=False)
 
-    def empty_first(root: Path, one: FileFacts) -> bytes:
+    def empty_first(root: Path, one: FileFacts, remedy: str) -> bytes:
         remote.delete(remote.list())
-        return read(root, one)
+        return read(root, one, remedy)
 
-    monkeypatch.setattr(upload, "_read_whole", empty_first)
+    monkeypatch.setattr(upload, "read_whole", empty_first)
     with pytest.raises(FormatError, match=r"another command changed.*choose another prefix"):
         upload.push(built["small"], url)
     assert there(url, proxy) == {}
@@ -941,7 +1013,7 @@ def test_the_commands_of_the_page_run_as_written(
     built: dict[str, Path], proxy: Proxy, warm: Warm
 ) -> None:
     page = (ROOT / "docs/objects.md").read_text("utf-8")
-    lines = [line for line in page.splitlines() if line.startswith("datagen ")]
+    lines = [line for line in page.split("```")[1].splitlines() if line.startswith("datagen ")]
     assert len(lines) == 4
     shutil.copytree(built["small"], "data/mnist")
     environment = object_server.environment(proxy.port)
