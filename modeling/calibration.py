@@ -87,6 +87,11 @@ class Reliability:
     loss: float
 
     @classmethod
+    def none(cls) -> Reliability:
+        """Count no predictions, to begin a sum with."""
+        return cls.of(np.empty(0), np.empty(0, bool), np.empty(0))
+
+    @classmethod
     def of(
         cls, confidence: npt.NDArray[Any], right: npt.NDArray[np.bool_], loss: npt.NDArray[Any]
     ) -> Reliability:
@@ -98,10 +103,11 @@ class Reliability:
         """
         exact = confidence.astype(np.float64)
         bins = np.minimum((exact * BINS).astype(np.int64), BINS - 1)
+        wrong_or_right = np.bincount(bins + BINS * right, minlength=2 * BINS).reshape(2, BINS)
         return cls(
-            np.bincount(bins, minlength=BINS),
-            np.bincount(bins[right], minlength=BINS),
-            np.bincount(bins, exact, BINS),
+            wrong_or_right.sum(0),
+            wrong_or_right[1],
+            np.bincount(bins, exact, BINS).astype(np.float64),
             float(loss.sum(dtype=np.float64)),
         )
 

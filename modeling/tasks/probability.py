@@ -42,9 +42,7 @@ class Probability:
     average: Callable[[Tensor, Batch, Tensor], Tensor]
     samples: Callable[[Batch, Tensor, slice], Chosen]
 
-    def confidence(
-        self, outputs: Batch, predicted: Batch, temperatures: Temperatures
-    ) -> Tensor:
+    def confidence(self, outputs: Batch, predicted: Batch, temperatures: Temperatures) -> Tensor:
         """Give the confidence in the predictions of a batch: (B,), or (B, 1 + K) for mosaics.
 
         It is the probability of the class for circles; for the others the mean probability of what
@@ -55,15 +53,27 @@ class Probability:
         return self.average(self.log_probability(outputs, found).exp(), outputs, found)
 
     def reliability(
-        self, outputs: Batch, predicted: Batch, truth: Tensor, temperatures: Temperatures
+        self,
+        outputs: Batch,
+        predicted: Batch,
+        labels: npt.NDArray[np.uint8],
+        temperatures: Temperatures,
     ) -> Reliability:
-        """Count the predictions of a batch by their confidence; without those of IGNORE."""
+        """Count the predictions of a batch by their confidence, without those of IGNORE.
+
+        `labels` are the true ones.
+        """
         found, outputs = predicted[self.labels], tempered(outputs, temperatures)
-        confidence = self.log_probability(outputs, found).exp()
-        loss = -self.log_probability(outputs, truth)
-        known = truth != IGNORE
-        parts = (confidence, found == truth, loss)
-        return Reliability.of(*(each[known].cpu().numpy() for each in parts))
+        truth = torch.from_numpy(labels).to(found.device)
+        logs, right = self.log_probability(outputs, found), found == truth
+        confidence, loss = logs.exp(), -logs
+        missed = ~right.reshape(len(right), -1).all(1)  # the others' loss is that of what is found
+        some = {name: values[missed] for name, values in outputs.items()}
+        loss[missed] = -self.log_probability(some, truth[missed])
+        parts, known = [confidence, right, loss], truth != IGNORE
+        if not known.all():
+            parts = [each[known] for each in parts]
+        return Reliability.of(*(each.flatten().cpu().numpy() for each in parts))
 
 
 def tempered(outputs: Batch, temperatures: Temperatures) -> dict[str, Tensor]:
@@ -156,8 +166,7 @@ def _log_mosaics(outputs: Batch, mask: Tensor) -> Tensor:
     places = quarters(mask)
     of_cells = outputs["classes"].float().log_softmax(1).gather(1, (places - 1).clamp(min=0))
     height, width = mask.shape[-2:]
-    of_cells = of_cells.masked_fill(places == 0, 0)
-    classes = F.pixel_shuffle(of_cells, 2)[:, 0, :height, :width]
+    classes = F.pixel_shuffle(of_cells * (places > 0), 2)[:, 0, :height, :width]
     return _log_binary(foreground, mask > 0) + classes
 
 
@@ -188,7 +197,7 @@ def _of_pixels(shares: Tensor, _outputs: Batch, _mask: Tensor) -> Tensor:
 
 
 def _of_labels(shares: Tensor, outputs: Batch, mask: Tensor) -> Tensor:
-    """Average over the pixels of each label: (B, H, W) -> (B, 1 + K), NaN for labels without any."""
+    """Average over the pixels of each label: (B, H, W) -> (B, 1 + K), NaN where it has none."""
     labels, chosen = mask.long().flatten(1), shares.flatten(1).double()
     size = (shares.shape[0], 1 + outputs["classes"].shape[1])
     zeros = torch.zeros(size, dtype=torch.float64, device=shares.device)

@@ -34,6 +34,7 @@ from modeling.inference.export import (
     random_images,
     require_parity,
 )
+from modeling.inference.predict import predict_images
 from modeling.runs import load_run
 from modeling.tasks import TASKS as TASK_OF
 from modeling.tasks import geometry
@@ -51,9 +52,9 @@ CHANNELS = {"foreground": "channels=4,4", "circles": "channels=4,8", "mosaics": 
 MULTIPLE = {"foreground": 2, "circles": 1, "mosaics": 2}
 ODD = (27, 29)  # the size that the network of the foreground is trained on
 OUTPUTS = {
-    "foreground": ["logits", "mask"],
-    "circles": ["label_logits", "logits", "label", "circle", "mask"],
-    "mosaics": ["classes", "foreground", "mask"],
+    "foreground": ["logits", "mask", "confidence"],
+    "circles": ["label_logits", "logits", "label", "circle", "mask", "confidence"],
+    "mosaics": ["classes", "foreground", "mask", "confidence"],
 }
 
 
@@ -124,6 +125,8 @@ def test_the_model_computes_what_the_network_does(
     images = np.pad(images, ((0, 0), *((0, -side % MULTIPLE[task]) for side in images.shape[1:])))
     outputs = trained.model(torch.from_numpy(images))
     expected = {**outputs, **trained.task.predict(outputs)}
+    confidence = predict_images(trained, images)["confidence"]
+    expected["confidence"] = torch.from_numpy(confidence).nan_to_num(0.0)
     assert [output.name for output in session.get_outputs()] == OUTPUTS[task]
     for name, found in zip(OUTPUTS[task], session.run(None, {"image": images}), strict=True):
         assert found.dtype == expected[name].numpy().dtype
@@ -358,7 +361,7 @@ def test_circles_are_the_same_in_onnxruntime_after_all_steps(
 ) -> None:
     """Export the search by itself."""
     masks = masks_for_circles(monkeypatch, geometry._EXPORTED)
-    predictor = export._Predictor(TASK_OF["circles"], Drawn())
+    predictor = export._Predictor(TASK_OF["circles"], Drawn(), {})
     proto, names = export._convert(predictor, (28, 28), None)
     found = compare(
         predictor, proto.SerializeToString(), [masks.astype(np.uint8) * np.uint8(255)], names
