@@ -34,7 +34,6 @@ from modeling.inference.export import (
     random_images,
     require_parity,
 )
-from modeling.inference.predict import predict_images
 from modeling.runs import load_run
 from modeling.tasks import TASKS as TASK_OF
 from modeling.tasks import geometry
@@ -124,9 +123,9 @@ def test_the_model_computes_what_the_network_does(
     images = dataset.split(task, "test")["image"][:count]
     images = np.pad(images, ((0, 0), *((0, -side % MULTIPLE[task]) for side in images.shape[1:])))
     outputs = trained.model(torch.from_numpy(images))
-    expected = {**outputs, **trained.task.predict(outputs)}
-    confidence = predict_images(trained, images)["confidence"]
-    expected["confidence"] = torch.from_numpy(confidence).nan_to_num(0.0)
+    predicted, how = trained.task.predict(outputs), trained.task.probability
+    confidence = how.confidence(outputs, predicted, trained.temperatures)
+    expected = {**outputs, **predicted, "confidence": confidence.nan_to_num(0.0)}
     assert [output.name for output in session.get_outputs()] == OUTPUTS[task]
     for name, found in zip(OUTPUTS[task], session.run(None, {"image": images}), strict=True):
         assert found.dtype == expected[name].numpy().dtype
@@ -142,7 +141,7 @@ def test_other_sizes_are_accepted_if_they_fit_and_refused_otherwise(
     multiple = json.loads(result.stdout)["multiple"]
     assert multiple == trained.model.multiple == MULTIPLE[task]
     images = random_images((8 * multiple, 13 * multiple), 2)
-    (*_, mask) = session.run(None, {"image": images})
+    (mask,) = session.run(["mask"], {"image": images})
     expected = trained.task.predict(trained.model(torch.from_numpy(images)))["mask"].numpy()
     assert np.array_equal(mask, expected)
     onnxruntime.set_default_logger_severity(4)
@@ -161,7 +160,9 @@ def test_the_metadata_holds_the_record_without_paths(
     onnx.checker.check_model(model, full_check=True)
     assert [entry.key for entry in model.metadata_props] == [KEY]
     assert json.loads(model.metadata_props[0].value) == printed
-    assert printed["run"]["weights"] == load_run(runs / task).info.weights
+    run = load_run(runs / task)
+    assert printed["run"]["weights"] == run.info.weights
+    assert printed["run"]["temperatures"] == run.temperatures
     assert str(Path(export.__file__).parents[1]).encode() not in path.read_bytes()
     sides = [
         side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim
