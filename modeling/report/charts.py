@@ -225,7 +225,7 @@ def reliability_chart(title: str, spots: Sequence[Spot]) -> Chart:
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     marks = [*_value_axis(ticks, up, shares=True)]
     for tick, name in zip(ticks, _percents(ticks), strict=True):
-        x = min(across(tick), _WIDTH - len(name) * _LETTER / 2)
+        x = min(across(tick), _WIDTH - (len(name) + 0.5) * _LETTER / 2)  # a % is wider
         marks.append(_text(x, bottom + 16, name, "middle"))
     marks.append(_text((_LEFT + side) / 2, height - 4, "confidence", "middle", "axis"))
     ends = f"{_number(_LEFT)},{_number(bottom)} {_number(side)},{_number(_TOP)}"
