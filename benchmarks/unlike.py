@@ -15,6 +15,7 @@ its table.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from modeling.inference.inputs import are_blank, are_light
 
 UInt8 = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+_Command = Callable[..., None]
 
 LIKE = "MNIST digits"
 SURE = 0.9  # a confidence
@@ -123,7 +125,7 @@ def over_runs(values: list[float | None]) -> dict[str, float] | None:
     return {"mean": sum(known) / len(known), **spread(known)} if known else None
 
 
-def _dataset(name: str, default: str) -> Any:
+def _dataset(name: str, default: str) -> Callable[[_Command], _Command]:
     return click.option(
         f"--{name}",
         type=click.Path(path_type=Path, exists=True),

@@ -246,7 +246,7 @@ def test_batches_of_any_size_give_the_same_samples(
             [np.concatenate([each[name][part] for each in samples]) for samples in found]
             for part in (0, 1)
         )
-        assert np.array_equal(*labels)
+        assert np.array_equal(labels[0], labels[1])
         assert logits[0] == pytest.approx(logits[1], abs=1e-5)
         assert 0 < logits[0].size <= 2000 + logits[0].shape[1]
     assert fit_temperatures(found[0]) == pytest.approx(fit_temperatures(found[1]), rel=1e-4)
