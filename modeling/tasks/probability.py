@@ -32,9 +32,9 @@ class Probability:
     """How the outputs of a task give probabilities to labels.
 
     `labels` names the array of labels that are predicted, one an image or one a pixel.
-    `log_probability` gives that of each label in an array, from outputs. `average` makes the
-    confidence of images from the probabilities of what is predicted. `samples` selects logits that
-    temperatures are fitted on; its slice is one of all predictions of a batch.
+    `log_probability` takes outputs and such an array, without IGNORE, and gives that of each label.
+    `average` makes the confidence of images from the probabilities of what is predicted. `samples`
+    selects logits that temperatures are fitted on; its slice is one of all predictions of a batch.
     """
 
     labels: str
@@ -65,15 +65,17 @@ class Probability:
         """
         found, outputs = predicted[self.labels], tempered(outputs, temperatures)
         truth = torch.from_numpy(labels).to(found.device)
+        known = truth != IGNORE
+        complete = bool(known.all())
+        truth = truth if complete else truth.masked_fill(~known, 0)  # dropped in the end
         logs, right = self.log_probability(outputs, found), found == truth
         confidence, loss = logs.exp(), -logs
         missed = ~right.reshape(len(right), -1).all(1)  # the others' loss is that of what is found
         some = {name: values[missed] for name, values in outputs.items()}
         loss[missed] = -self.log_probability(some, truth[missed])
-        parts, known = [confidence, right, loss], truth != IGNORE
-        if not known.all():
-            parts = [each[known] for each in parts]
-        return Reliability.of(*(each.flatten().cpu().numpy() for each in parts))
+        parts = (confidence, right, loss)
+        chosen = [each.flatten() if complete else each[known] for each in parts]
+        return Reliability.of(*(each.cpu().numpy() for each in chosen))
 
 
 def tempered(outputs: Batch, temperatures: Temperatures) -> dict[str, Tensor]:
@@ -157,21 +159,16 @@ def _log_circles(outputs: Batch, label: Tensor) -> Tensor:
 
 
 def _log_mosaics(outputs: Batch, mask: Tensor) -> Tensor:
-    """Add the log-probability of the class, where a label is one, to that of the foreground.
-
-    IGNORE counts as background.
-    """
-    foreground = outputs["foreground"].float()
-    mask = mask.masked_fill(mask == IGNORE, 0)
-    places = quarters(mask)
-    of_cells = outputs["classes"].float().log_softmax(1).gather(1, (places - 1).clamp(min=0))
+    """Add the log-probability of the class, where a label is one, to that of the foreground."""
+    foreground, places = outputs["foreground"].float(), quarters(mask)
+    of_cells = outputs["classes"].float().log_softmax(1).gather(1, (places - 1).clamp_(min=0))
     height, width = mask.shape[-2:]
     classes = F.pixel_shuffle(of_cells * (places > 0), 2)[:, 0, :height, :width]
     return _log_binary(foreground, mask > 0) + classes
 
 
 def _log_binary(logits: Tensor, positive: Tensor) -> Tensor:
-    return F.logsigmoid(torch.where(positive, logits, -logits))
+    return F.logsigmoid(logits * (2 * positive.float() - 1))
 
 
 def quarters(mask: Tensor) -> Tensor:
