@@ -174,6 +174,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
     splits = {
         split: {
             **overall(part["scores"]),
+            **{name: {"value": part["calibration"][name]} for name in ("ece", "nll")},
             "baseline": part["baseline"]["name"],
             "arrangements": {
                 name: overall(each["scores"]) for name, each in part.get("arrangements", {}).items()
@@ -185,6 +186,7 @@ def facts_of(folder: Path) -> dict[str, Any]:
         **kept,
         "weights": scores["origin"]["weights"],
         "step": scores["origin"]["step"],
+        "temperatures": scores["origin"]["temperatures"],
         "scores": splits,
     }
 

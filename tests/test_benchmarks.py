@@ -12,6 +12,7 @@ import anonymous
 import build
 import compare
 import engines
+import fakes
 import gpu
 import kinds
 import large_sources
@@ -21,8 +22,10 @@ import roofline
 import scaling
 import torch
 import training
+import unlike
 from click.testing import CliRunner
 
+from modeling.data.dataset import open_dataset
 from modeling.errors import InputError
 
 sys.path.pop(0)
@@ -117,6 +120,35 @@ def test_kinds_are_trained_and_compared_with_grey(tmp_path: Path) -> None:
     assert "points from grey" in ran.output
     refused = CliRunner().invoke(kinds.main, ["--kinds", "rgb"])
     assert "grey among them" in refused.output
+
+
+def test_warnings_of_unlike_images_are_counted() -> None:
+    alarms = {unlike.LIKE: [True, False], "a": [True, True, False], "b": [False]}
+    found = unlike.verdicts({name: np.array(each) for name, each in alarms.items()})
+    assert (found["warnings"], found["right"], found["right_share"]) == (3, 2, 2 / 3)
+    assert (found["unlike_images"], found["unlike_share_warned"]) == (4, 0.5)
+    none = unlike.verdicts({name: np.zeros(2, bool) for name in alarms})
+    assert none["right_share"] is None
+
+
+def test_a_run_is_measured_on_unlike_images(tmp_path: Path) -> None:
+    data = fakes.tiny(tmp_path, train=20, val=8, test=9)
+    runs = fakes.train_runs(open_dataset(data), tmp_path / "runs")
+    places = [f"--{name}={data}" for name in ("mnist", "strokes", "fashion-mnist")]
+    asked = [f"--run={runs / 'circles'}", *places, "--images=5", "--evidence=unlike.json"]
+    ran = CliRunner().invoke(unlike.main, asked)
+    assert ran.exit_code == 0, ran.output
+    facts = json.loads(Path("unlike.json").read_text("utf-8"))
+    sets = facts["sets"]
+    assert {each["images"] for each in sets.values()} == {5}
+    light = {name: each["warned"] for name, each in sets.items()}
+    assert light.pop("MNIST digits, dark on light") == 1.0
+    assert set(light.values()) == {0.0}
+    assert sets["fashion-mnist"]["accuracy"] is None
+    assert sets["strokes"]["confidence"] == sets[unlike.LIKE]["confidence"]
+    assert sets["strokes"]["told_apart"]["mean"] == 0.5
+    assert facts["verdicts"]["right_share"] == 1.0
+    assert "5 of 5 warnings are right (100.0%); they reach 20.0% of 25 unlike images." in ran.output
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ SAMPLES = 256  # images that are compared
 # of 1 plus the largest magnitude of the output (float32 has steps of 1.2e-7 of that, in each of
 # about a hundred operations); for whole numbers (masks, labels), the share of values that differ. A
 # circle encloses the pixels whose logits are above 0, which rounding may decide, so its largest
-# difference is taken over 99 of 100 images.
+# difference is taken over 99 of 100 images; so is that of confidence, a mean over such pixels.
 TOLERANCE = {"numbers": 1e-5, "whole numbers": 1e-4}
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -52,15 +52,21 @@ class ExportError(ModelingError):
 
 
 class _Predictor(nn.Module):
-    """A network with the prediction of its task: stored images -> outputs and predictions."""
+    """A network with the prediction of its task: from stored images to all that is given.
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
+    These are the outputs as they are, the predictions, and the confidence at the temperatures, in
+    which labels that are not predicted have 0.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, temperatures: Mapping[str, float]) -> None:
         super().__init__()
-        self.task, self.model = task, model
+        self.task, self.model, self.temperatures = task, model, dict(temperatures)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         outputs = self.model(image)
-        return {**outputs, **self.task.predict(outputs)}
+        predicted = self.task.predict(outputs)
+        confidence = self.task.probability.confidence(outputs, predicted, self.temperatures)
+        return {**outputs, **predicted, "confidence": confidence.nan_to_num(0.0)}
 
 
 def export_onnx(trained: Trained, path: Path | str, images: Array, origin: str) -> Record:
@@ -79,7 +85,7 @@ def export_onnx(trained: Trained, path: Path | str, images: Array, origin: str) 
     free = trained.task.name != "circles"
     multiple = int(trained.model.multiple) if free else None  # type: ignore[arg-type]
     network = copy.deepcopy(trained.model).to("cpu")  # that of the caller stays where it is
-    predictor = _Predictor(trained.task, network).eval()
+    predictor = _Predictor(trained.task, network, trained.temperatures).eval()
     proto, names = _convert(predictor, trained.size, multiple, trained.kind)
     rest = [(0, 0)] * (images.ndim - 3)
     if multiple:
@@ -263,7 +269,7 @@ def require_parity(differences: Mapping[str, Mapping[str, float]], path: Path) -
         if "differing" in difference:
             measure, limit = "differing", TOLERANCE["whole numbers"]
         else:
-            measure = "of_99_percent" if name == "circle" else "largest"
+            measure = "of_99_percent" if name in ("circle", "confidence") else "largest"
             limit = TOLERANCE["numbers"] * (1 + difference["magnitude"])
         if not difference[measure] <= limit:
             problems.append(

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from modeling.data.columns import Column
 from modeling.drawing import (
@@ -48,7 +47,6 @@ from modeling.inference.inputs import (
     skipped_pictures,
 )
 from modeling.kinds import Array, negative, shown_as
-from modeling.networks import semantic
 from modeling.runs import Trained, load_run, require_fit, require_size
 from modeling.scoring.predictions import write_predictions
 from modeling.tasks import infer_batch
@@ -60,6 +58,11 @@ FILE = "predictions.json"
 
 _IMAGES, _PIXELS = 512, 2**21  # of a batch, at most
 _NAMED = 3  # images that a warning names
+
+UNCALIBRATED = (
+    "the run was trained before temperatures were fitted: its confidences are what the network"
+    " gives, and may be far from how often it is right"
+)
 
 
 # Predicting
@@ -117,7 +120,8 @@ def predict_images(trained: Trained, images: Array | Column) -> Arrays:
 
     The confidence, float32, of circles is the probability of the class, (n,); of the foreground,
     the mean over pixels of the probability of their prediction, (n,); of mosaics, the same over the
-    pixels of each label, (n, 1 + K), NaN for labels that are not predicted.
+    pixels of each label, (n, 1 + K), NaN for labels that are not predicted. Probabilities are those
+    of the logits divided by the run's temperatures.
     """
     return _joined([_predict_batch(trained, batch) for batch in _batches([images])])
 
@@ -127,24 +131,10 @@ def _predict_batch(trained: Trained, images: Array) -> Arrays:
         outputs, predicted = infer_batch(
             trained.task, trained.model, images, trained.device, trained.precision
         )
-        predicted["confidence"] = _confidence(trained.task.name, outputs, predicted)
+        predicted["confidence"] = trained.task.probability.confidence(
+            outputs, predicted, trained.temperatures
+        )
     return {name: values.cpu().numpy() for name, values in predicted.items()}
-
-
-def _confidence(
-    task: str, outputs: Mapping[str, Tensor], predicted: Mapping[str, Tensor]
-) -> Tensor:
-    if task == "circles":
-        return outputs["label_logits"].float().softmax(1).amax(1)
-    if task == "foreground":
-        return outputs["logits"].float().abs().sigmoid().mean((1, 2))
-    probability = semantic(dict(outputs)).float().exp()
-    labels = predicted["mask"].long()[:, None]
-    chosen = probability.gather(1, labels).flatten(1).double()
-    zeros = torch.zeros(probability.shape[:2], dtype=torch.float64, device=chosen.device)
-    sums = zeros.scatter_add(1, labels.flatten(1), chosen)
-    counts = zeros.scatter_add(1, labels.flatten(1), torch.ones_like(chosen))
-    return (sums / counts).float()
 
 
 def _batches(arrays: Sequence[Array | Column]) -> Iterator[Array]:
@@ -348,7 +338,9 @@ class _Work:
 def _warn_of_inputs(
     trained: Trained, inputs: Sequence[str], sources: Iterable[Source]
 ) -> Iterator[str]:
-    """Yield a warning for pictures that were skipped, and for images of other sizes."""
+    """Yield warnings of skipped pictures, of images of other sizes, and of an older run."""
+    if not trained.temperatures:
+        yield UNCALIBRATED
     skipped = [path.name for path in skipped_pictures(inputs)]
     if skipped:
         yield (

@@ -46,6 +46,15 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Spot:
+    """Predictions of about one confidence: its mean, the share that is right, that of all."""
+
+    confidence: float
+    accuracy: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart: its marks as SVG, a label for screen readers, and a legend of (name, style class).
 
@@ -205,6 +214,44 @@ def bar_chart(title: str, bars: Sequence[Bar], axis: str) -> Chart:
         f"{title}, by {axis}: {sums}",
         Markup().join(marks),
         legend=legend if kinds[1:] else (),
+    )
+
+
+def reliability_chart(title: str, spots: Sequence[Spot]) -> Chart:
+    """Draw how often predictions are right over their confidence, beside the line of equality."""
+    height = 300.0
+    bottom, side = height - _BOTTOM, _WIDTH - _RIGHT
+    across, up = _scale(0, 1, _LEFT, side), _scale(0, 1, bottom, _TOP)
+    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    marks = [*_value_axis(ticks, up, shares=True)]
+    for tick, name in zip(ticks, _percents(ticks), strict=True):
+        x = min(across(tick), _WIDTH - (len(name) + 0.5) * _LETTER / 2)  # a % is wider
+        marks.append(_text(x, bottom + 16, name, "middle"))
+    marks.append(_text((_LEFT + side) / 2, height - 4, "confidence", "middle", "axis"))
+    ends = f"{_number(_LEFT)},{_number(bottom)} {_number(side)},{_number(_TOP)}"
+    marks.append(_mark("polyline", points=ends, class_="line ideal"))
+    for spot in spots:
+        x, y = across(spot.confidence), up(spot.accuracy)
+        low, high = sorted((y, up(spot.confidence)))
+        radius = 3 + 4 * math.sqrt(spot.share)
+        marks += [
+            _upright(x, low, high, "whisker"),
+            _mark("circle", cx=x, cy=y, r=radius, class_="score"),
+        ]
+    parts = (
+        f"of confidence {spot.confidence:.2%}, {spot.accuracy:.2%} right,"
+        f" {spot.share:.2%} of all predictions"
+        for spot in spots
+    )
+    return Chart(
+        title,
+        f"{title}: {'; '.join(parts)}",
+        Markup().join(marks),
+        height,
+        [
+            ("predictions of one range of confidence; larger: more of them", "score"),
+            ("right as often as the confidence says", "line ideal"),
+        ],
     )
 
 

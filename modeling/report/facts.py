@@ -19,7 +19,7 @@ from modeling.data.dataset import Dataset
 from modeling.drawing import Colour, class_colour
 from modeling.kinds import GREY, Kind
 from modeling.report import charts
-from modeling.report.charts import Bar, Chart, Dot, Line
+from modeling.report.charts import Bar, Chart, Dot, Line, Spot
 from modeling.report.pictures import (
     FARTHEST,
     PANELS,
@@ -174,6 +174,7 @@ def _chapter(view: View, dataset: Dataset) -> dict[str, Any]:
         "curves": _curves(run) if run.log or run.history else [],
         "scores": [(split, *_score_table(scores, split)) for split in splits if scores],
         "per_class": _per_class(scores, splits[0]) if scores else None,
+        "calibration": calibration(scores, splits[0]) if scores else None,
         "distances": _distances(view.distances, run.task) if view.distances else None,
         "confusion": confusion(scores, splits[0]) if scores else None,
         "pictures": _pictures(view, dataset.labels(run.task)) if view.best else None,
@@ -259,6 +260,36 @@ def _per_class(record: Record, split: str) -> dict[str, Any] | None:
         chart = charts.dot_chart(f"{title} on {split}, with 95% intervals", dots)
     table = Table(f"Scores of each class on {split}", head, rows)
     return {"title": title, "chart": chart, "table": table}
+
+
+def calibration(record: Record, split: str) -> dict[str, Any] | None:
+    """Show how often predictions of each confidence are right; None where that is not recorded."""
+    notes, part = (
+        tables.calibration_notes(record, split),
+        record["splits"][split].get("calibration"),
+    )
+    if not notes:
+        return None
+    bins = list(enumerate(part["bins"]))
+    filled = [(number, each) for number, each in bins if each["n"]]
+    spots = [
+        Spot(each["confidence"], each["accuracy"], each["n"] / part["n"]) for _, each in filled
+    ]
+    rows = [
+        [
+            f"{percent(number / len(bins), 1)} to {percent((number + 1) / len(bins), 1)}",
+            f"{each['n']:,}",
+            percent(each["confidence"]),
+            percent(each["accuracy"]),
+        ]
+        for number, each in filled
+    ]
+    head = ["confidence", part["of"], "mean confidence", "right"]
+    return {
+        "note": notes[0],
+        "chart": charts.reliability_chart(f"{part['of'].capitalize()} right on {split}", spots),
+        "table": Table(f"{part['of'].capitalize()} by confidence on {split}", head, rows),
+    }
 
 
 def _distances(distances: Sequence[Distance], task: str) -> dict[str, Any]:
@@ -388,6 +419,7 @@ def _provenance(view: View) -> dict[str, Any]:
     facts = [["trained on dataset", run.digest], *(_training(run.info) if run.info else ())]
     if best is not None:
         facts.append(["best weights", f"of step {best.step:,}, {best.weights}"])
+        facts.append(["temperature", tables.temperatures(best.temperatures or {})])
     settings = [[name, _plain(value)] for name, value in run.config.items()]
     caption = f"How the network for {run.task} was trained"
     return {

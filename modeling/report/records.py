@@ -38,6 +38,7 @@ class _ScoredDataset(TypedDict):
 class _ScoredSplit(TypedDict):
     scores: Record
     baseline: Record
+    calibration: NotRequired[Record]
 
 
 class _Scores(TypedDict):

@@ -188,9 +188,17 @@ class Trained:
         """The precision of convolutions and products when the weights were chosen."""
         return str(self.info.environment["precision"])
 
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """The temperatures of outputs, by name; without them, as in earlier runs, all are 1."""
+        return dict(self.info.temperatures or {})
+
     def describe(self) -> dict[str, Any]:
-        """Describe the weights in plain values: task, preset, seed, step, digest and dataset."""
-        data = self.info.dataset
+        """Describe the weights in plain values: task, preset, seed, step, digest and dataset.
+
+        The temperatures are added where there are some.
+        """
+        data, fitted = self.info.dataset, self.temperatures
         return {
             "task": self.task.name,
             "preset": self.config.preset,
@@ -198,6 +206,7 @@ class Trained:
             "step": self.info.step,
             "weights": self.info.weights,
             "trained_on": {"digest": data["digest"], "source": data["source"]},
+            **({"temperatures": fitted} if fitted else {}),
         }
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # The bits of the weights depend on these parts of the environment, and on the machine.
 _BITS = ("versions", "device", "precision", "threads", "ranks", "git")
 
+_Temperature = Annotated[float, Rule("a number above 0", lambda value: value > 0)]
+
 _Pair = Annotated[list[Side], Rule("two sides", lambda sides: len(sides) == 2)]
 
 
@@ -65,7 +67,9 @@ class RunInfo:
     `history` has an entry for each evaluation on val, and `best` is the entry of the best weights.
     `weights` is the digest of the averaged weights at `step`. `seconds` add up over all parts of an
     interrupted run. `resumed` has an entry for each resumption: its step, the environment before
-    it, and whether the environment stayed the same, as equal bits need.
+    it, and whether the environment stayed the same, as equal bits need. `temperatures` divide the
+    logits of the best weights, by output: they are fitted on the samples of `best`, and are no part
+    of the weights nor of their digest. Runs of versions that fitted none have None.
     """
 
     task: str
@@ -83,6 +87,7 @@ class RunInfo:
     best: dict[str, Any] | None
     resumed: list[dict[str, Any]]
     weights: str
+    temperatures: dict[str, _Temperature] | None = None
 
     @property
     def finished(self) -> bool:

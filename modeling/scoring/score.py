@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeling.bootstrap import REPLICATES, SEED, Array
+from modeling.calibration import Reliability
 from modeling.config import PRESETS
 from modeling.data.columns import Column
 from modeling.data.dataset import Dataset, as_dataset
@@ -35,7 +36,10 @@ from modeling.scoring.comparisons import fit_baseline, shifted_mosaics
 from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modeling.runs import Trained
+    from modeling.tasks import Observer
 
 SPLITS = ("val", "test")
 FILE = "scores.json"
@@ -67,7 +71,22 @@ def score_arrays(
     they do not fit the split, DamagedError where its truth has labels that do not exist.
     """
     fitting = check_predictions(arrays, dataset, task, split)
-    truth, classes = _read_truth(dataset, task, split), len(dataset.labels(task))
+    truth = _read_truth(dataset, task, split)
+    return _score(fitting, truth, dataset, task, split, replicates=replicates, seed=seed)
+
+
+def _score(
+    fitting: Mapping[str, UInt8],
+    truth: Mapping[str, UInt8],
+    dataset: Dataset,
+    task: str,
+    split: str,
+    *,
+    replicates: int,
+    seed: int,
+) -> Scores:
+    """Compute every score of predictions that fit, with the truth of their split."""
+    classes = len(dataset.labels(task))
     mask, options = truth["mask"], {"replicates": replicates, "seed": seed}
     if task == "foreground":
         return foreground_scores(fitting["mask"], mask, **options)
@@ -180,21 +199,29 @@ def score_run(
     Raises InputError where the dataset has other classes (foreground runs accept any) or, for
     circles, images of another size; FormatError where the folder holds no run with weights.
     """
-    from modeling.runs import load_run
+    from modeling.runs import load_run, require_fit
 
     run, dataset, splits = Path(run), as_dataset(dataset), checked_splits(splits)
     trained = load_run(run, device)
     task = trained.task.name
     options = {"replicates": replicates, "seed": seed}
     tell: Progress = (lambda _line: None) if progress is None else progress
-    scores = {}
+    require_fit(trained, dataset)
+    scores, calibration = {}, {}
     for split in splits:
-        arrays = predict_split(trained, dataset, split, progress=progress)
+        truth, columns = _read_truth(dataset, task, split), dataset.split(task, split)
+        counted = _Counted(trained, truth)
+        arrays = _predict(trained, columns["image"], split, progress, counted)
         tell(f"{task}: scoring {split}")
-        scores[split] = score_arrays(arrays, dataset, task, split, **options)
+        scores[split] = _score(
+            check_predictions(arrays, dataset, task, split), truth, dataset, task, split, **options
+        )
+        calibration[split] = counted.record()
     origin = {name: value for name, value in trained.describe().items() if name != "task"}
     tell(f"{task}: scoring the baseline")
     record = _record(dataset, task, scores, origin, **options)
+    for split in splits:
+        record["splits"][split]["calibration"] = calibration[split]
     if task == "mosaics":
         for split in splits:
             shifted = _score_shifted(trained, dataset, split, **options, progress=progress)
@@ -291,8 +318,33 @@ def _record(
     }
 
 
+class _Counted:
+    """Counts the predictions of a run by their confidence, as an observer of `infer`."""
+
+    def __init__(self, trained: Trained, truth: Mapping[str, UInt8]) -> None:
+        self._probability, self._temperatures = trained.task.probability, trained.temperatures
+        self._truth = truth[self._probability.labels]
+        self._sum = Reliability.none()
+
+    def __call__(
+        self, rows: slice, outputs: dict[str, Tensor], predicted: dict[str, Tensor]
+    ) -> None:
+        self._sum += self._probability.reliability(
+            outputs, predicted, self._truth[rows], self._temperatures
+        )
+
+    def record(self) -> Scores:
+        """Give plain values of all that was counted."""
+        images = self._probability.labels == "label"
+        return {"of": "images" if images else "pixels", **self._sum.record()}
+
+
 def _predict(
-    trained: Trained, images: Column | Array, what: str, progress: Progress | None
+    trained: Trained,
+    images: Column | Array,
+    what: str,
+    progress: Progress | None,
+    observe: Observer | None = None,
 ) -> dict[str, Array]:
     from modeling.tasks import infer
 
@@ -307,6 +359,7 @@ def _predict(
         trained.device,
         precision=trained.precision,
         progress=tell,
+        observe=observe,
     )
 
 

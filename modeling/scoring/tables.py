@@ -166,13 +166,37 @@ def main_rows(records: Iterable[Scores], split: str = "test") -> Rows:
     return rows
 
 
+def temperatures(values: Mapping[str, float]) -> str:
+    """Write the temperatures of outputs; what has none was trained before they were fitted.
+
+    >>> temperatures({"label_logits": 0.5179})
+    'label_logits 0.518'
+    """
+    listed = (f"{name} {value:.3f}" for name, value in values.items())
+    return ", ".join(listed) or "1, as none were fitted"
+
+
+def calibration_notes(record: Scores, split: str) -> list[str]:
+    """Say how far confidences are right: one sentence, none where they are not known."""
+    part = record["splits"][split].get("calibration")
+    if not part or part["ece"] is None:
+        return []
+    at = temperatures(record["origin"].get("temperatures", {}))
+    return [
+        f"confidence of {part['n']:,} {part['of']}: ECE {part['ece']:.5f}, NLL {part['nll']:.5f},"
+        f" {percent(part['confidence'])} in the mean, {percent(part['accuracy'])} right;"
+        f" temperature: {at}"
+    ]
+
+
 def notes(record: Scores, split: str) -> list[str]:
-    """List what a reader must know about the scores of a split: intervals, data, labels."""
+    """List what a reader must know about the scores of a split: intervals, confidence, data."""
     scores = record["splits"][split]["scores"]
     how, disputed = scores["bootstrap"], scores.get("disputed_labels")
     found = [
         f"95% intervals: {how['replicates']:,} bootstrap draws of {how['units']:,}"
-        f" {how['resampled']}, seed {how['seed']}"
+        f" {how['resampled']}, seed {how['seed']}",
+        *calibration_notes(record, split),
     ]
     scored_on, trained_on = record["dataset"], record["origin"].get("trained_on", record["dataset"])
     if scored_on["digest"] != trained_on["digest"]:

@@ -1,6 +1,7 @@
 """The three tasks: what each reads, its network, augmentation, loss, predictions and scores.
 
-`augment` and `geometry` hold the mathematics of their digits. `infer` applies a network to images.
+`augment` and `geometry` hold the mathematics of their digits, `probability` what outputs say of
+labels. `infer` applies a network to images.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from modeling.data.columns import Column
 from modeling.kinds import GREY, IGNORE, Kind
 from modeling.networks import CircleNet, ForegroundNet, MosaicNet
 from modeling.networks.compute import autocast, exact_products
-from modeling.tasks import augment, geometry
+from modeling.tasks import augment, geometry, probability
+from modeling.tasks.probability import Probability, quarters
 
 Batch = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]  # the loss, and its detached parts by name
 Facts = Mapping[str, Any]  # of a dataset, from `runs.info.describe`: "classes", "tile" and others
 Arrays = dict[str, npt.NDArray[Any]]
+Observer = Callable[[slice, Batch, Batch], None]  # takes rows, outputs and predictions of a batch
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Task:
     predict: Callable[[dict[str, Tensor]], Batch]
     score: Callable[..., dict[str, Any]]
     main_metric: str
+    probability: Probability
 
 
 # Foreground: which pixels of a digit are foreground.
@@ -142,6 +146,7 @@ TASKS: Mapping[str, Task] = {
             found["mask"], truth["mask"], replicates=0
         ),
         main_metric="iou",
+        probability=probability.FOREGROUND,
     ),
     "circles": Task(
         name="circles",
@@ -160,6 +165,7 @@ TASKS: Mapping[str, Task] = {
             found["label"], found["mask"], truth["label"], truth["mask"], replicates=0
         ),
         main_metric="gated_iou",
+        probability=probability.CIRCLES,
     ),
     "mosaics": Task(
         name="mosaics",
@@ -178,6 +184,7 @@ TASKS: Mapping[str, Task] = {
             found["mask"], truth["mask"], replicates=0
         ),
         main_metric="dice",
+        probability=probability.MOSAICS,
     ),
 }
 
@@ -234,13 +241,15 @@ def infer(
     samples: slice | None = None,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    observe: Observer | None = None,
 ) -> Arrays:
     """Predict for images (N, H, W) or (N, H, W, C), in order: arrays by the names of the task.
 
     `samples` selects a range of them, at least one; default: all. `batch` images are computed at
     once; the default is fast: on a CPU, features of 128 images still fit the cache, and of large
     images there are fewer. `progress` is
-    called with the number of images predicted and that of all, after each batch.
+    called with the number of images predicted and that of all, after each batch, and `observe` with
+    the rows of the batch, the outputs and the predictions.
     """
     start, stop, _ = (samples or slice(None)).indices(len(images))
     most = max(1, _PIXELS // math.prod(images.shape[1:3]))
@@ -248,7 +257,10 @@ def infer(
     parts = []
     for first in range(start, stop, batch):
         some = images[first : min(first + batch, stop)]
-        _, predicted = infer_batch(task, model, some, device, precision)
+        outputs, predicted = infer_batch(task, model, some, device, precision)
+        if observe is not None:
+            with torch.inference_mode():
+                observe(slice(first, first + len(some)), outputs, predicted)
         parts.append({name: values.cpu().numpy() for name, values in predicted.items()})
         if progress is not None:
             progress(first + len(some) - start, stop - start)
@@ -286,14 +298,11 @@ def cell_classes(logits: Tensor, mask: Tensor, smoothing: float = 0.0) -> Tensor
     background is. The share `smoothing` of each label is spread
     over all classes (Szegedy and others, 2016).
     """
-    height, width = mask.shape[-2:]
-    mask = mask.masked_fill(mask == IGNORE, 0)
-    mask = F.pad(mask, (0, width % 2, 0, height % 2)).long()
-    quarters = torch.stack([mask[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], 1)
+    labels = quarters(mask.masked_fill(mask == IGNORE, 0))
     logs = F.log_softmax(logits, 1)
-    of_label = logs.gather(1, (quarters - 1).clamp(min=0))
+    of_label = logs.gather(1, (labels - 1).clamp(min=0))
     picked = (1 - smoothing) * of_label + smoothing * logs.mean(1, keepdim=True)
-    foreground = quarters > 0
+    foreground = labels > 0
     return -(picked * foreground).sum() / foreground.sum().clamp(min=1)
 
 

@@ -31,6 +31,7 @@ from modeling.networks import compute
 from modeling.runs import checkpoint
 from modeling.runs.info import RunInfo, describe, environment, same_bits
 from modeling.tasks import Batch, Task, infer, task_of
+from modeling.tasks.probability import Sampler, Samples, fit_temperatures
 from modeling.training.cudagraph import CapturedStep, CudaGraph, Step
 from modeling.training.distributed import World, joined
 from modeling.training.loader import Loader
@@ -329,23 +330,31 @@ class Trainer:
         """Score the averaged weights on val, keep them if they are the best; return a record."""
         self._require_finite()
         count = min(self.config.val_samples or len(self.val_split), len(self.val_split))
-        scores = self._score(count)
-        self.stopwatch.lap("evaluating")
+        scores, samples = self._score(count)
         entry = {"step": self.steps_done, "samples": count, "scores": scores}
         best = self.info.best
         self.info = replace(self.info, history=[*self.info.history, entry])
         # of equal scores the later one, whose average is over more steps
-        if best is None or self._main_score(entry) >= self._main_score(best):
-            self.info = replace(self.info, best=entry)
+        improved = best is None or self._main_score(entry) >= self._main_score(best)
+        fitted = fit_temperatures(samples) if improved else None
+        self.stopwatch.lap("evaluating")
+        if improved:
+            self.info = replace(self.info, best=entry, temperatures=fitted)
             self._update_info()
             average = self.state.average.state_dict()
             weights = {name: tensor.clone() for name, tensor in average.items()}
             self.best = {"average": weights, "evidence": self.info.to_json()}
-        return {"step": self.steps_done, "val": scores, "best": self.info.best is entry}
+        return {"step": self.steps_done, "val": scores, "best": improved}
 
-    def _score(self, count: int) -> dict[str, float | None]:
-        """Score the first `count` samples of val, shared out among ranks; None if undefined."""
+    def _score(self, count: int) -> tuple[dict[str, float | None], list[Samples]]:
+        """Score the first `count` samples of val, shared out among ranks; None if undefined.
+
+        Also gives logits to fit temperatures on, of the same samples for any number of ranks.
+        """
         model, images, device = self.state.average, self.val_split["image"], self.world.device
+        columns = [name for name in _SCORED if name in self.val_split.columns]
+        truth = {name: self.val_split[name][:count] for name in columns}
+        sampler = Sampler(self.task.probability, truth[self.task.probability.labels])
         share = self.world.share(count)
         part = {}
         if share.start < share.stop:
@@ -357,12 +366,13 @@ class Trainer:
                 precision=self.precision,
                 samples=share,
                 progress=self._tell,
+                observe=sampler,
             )
-        parts = [part for part in self.world.gather(part) if part]
+        gathered = self.world.gather((part, sampler.samples))
+        parts = [part for part, _ in gathered if part]
         predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        columns = [name for name in _SCORED if name in self.val_split.columns]
-        truth = {name: self.val_split[name][:count] for name in columns}
-        return overall_values(self.task.score(predictions, truth))
+        scores = overall_values(self.task.score(predictions, truth))
+        return scores, [each for _, samples in gathered for each in samples]
 
     def _tell(self, done: int, count: int) -> None:
         """Tell who watches how far the predictions of an evaluation are."""

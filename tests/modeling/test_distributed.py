@@ -104,6 +104,7 @@ def test_several_ranks_take_the_steps_of_one(
     ]
     for mine, its in zip(several["history"], alone.history, strict=True):
         assert mine["scores"]["right"] == pytest.approx(its["scores"]["right"], abs=1e-3)
+    assert several["temperatures"] == pytest.approx(alone.temperatures, rel=1e-3)
     losses = [
         [
             line["loss"]

@@ -51,9 +51,9 @@ CHANNELS = {"foreground": "channels=4,4", "circles": "channels=4,8", "mosaics": 
 MULTIPLE = {"foreground": 2, "circles": 1, "mosaics": 2}
 ODD = (27, 29)  # the size that the network of the foreground is trained on
 OUTPUTS = {
-    "foreground": ["logits", "mask"],
-    "circles": ["label_logits", "logits", "label", "circle", "mask"],
-    "mosaics": ["classes", "foreground", "mask"],
+    "foreground": ["logits", "mask", "confidence"],
+    "circles": ["label_logits", "logits", "label", "circle", "mask", "confidence"],
+    "mosaics": ["classes", "foreground", "mask", "confidence"],
 }
 
 
@@ -123,7 +123,9 @@ def test_the_model_computes_what_the_network_does(
     images = dataset.split(task, "test")["image"][:count]
     images = np.pad(images, ((0, 0), *((0, -side % MULTIPLE[task]) for side in images.shape[1:])))
     outputs = trained.model(torch.from_numpy(images))
-    expected = {**outputs, **trained.task.predict(outputs)}
+    predicted, how = trained.task.predict(outputs), trained.task.probability
+    confidence = how.confidence(outputs, predicted, trained.temperatures)
+    expected = {**outputs, **predicted, "confidence": confidence.nan_to_num(0.0)}
     assert [output.name for output in session.get_outputs()] == OUTPUTS[task]
     for name, found in zip(OUTPUTS[task], session.run(None, {"image": images}), strict=True):
         assert found.dtype == expected[name].numpy().dtype
@@ -139,7 +141,7 @@ def test_other_sizes_are_accepted_if_they_fit_and_refused_otherwise(
     multiple = json.loads(result.stdout)["multiple"]
     assert multiple == trained.model.multiple == MULTIPLE[task]
     images = random_images((8 * multiple, 13 * multiple), 2)
-    (*_, mask) = session.run(None, {"image": images})
+    (mask,) = session.run(["mask"], {"image": images})
     expected = trained.task.predict(trained.model(torch.from_numpy(images)))["mask"].numpy()
     assert np.array_equal(mask, expected)
     onnxruntime.set_default_logger_severity(4)
@@ -158,7 +160,9 @@ def test_the_metadata_holds_the_record_without_paths(
     onnx.checker.check_model(model, full_check=True)
     assert [entry.key for entry in model.metadata_props] == [KEY]
     assert json.loads(model.metadata_props[0].value) == printed
-    assert printed["run"]["weights"] == load_run(runs / task).info.weights
+    run = load_run(runs / task)
+    assert printed["run"]["weights"] == run.info.weights
+    assert printed["run"]["temperatures"] == run.temperatures
     assert str(Path(export.__file__).parents[1]).encode() not in path.read_bytes()
     sides = [
         side.dim_param or side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim
@@ -358,7 +362,7 @@ def test_circles_are_the_same_in_onnxruntime_after_all_steps(
 ) -> None:
     """Export the search by itself."""
     masks = masks_for_circles(monkeypatch, geometry._EXPORTED)
-    predictor = export._Predictor(TASK_OF["circles"], Drawn())
+    predictor = export._Predictor(TASK_OF["circles"], Drawn(), {})
     proto, names = export._convert(predictor, (28, 28), None)
     found = compare(
         predictor, proto.SerializeToString(), [masks.astype(np.uint8) * np.uint8(255)], names

@@ -201,6 +201,44 @@ def test_the_page_has_every_score_of_the_records(page: Path, trained: Path) -> N
         assert f"{info['parameters']:,}" in text
 
 
+def test_the_page_shows_how_far_confidences_are_right(page: Path, trained: Path) -> None:
+    reader = Reader(page.read_text("utf-8"))
+    labels = [found["aria-label"] for found in reader.all("svg") if "aria-label" in found]
+    for task in TASKS:
+        record = json.loads((trained / task / "scores.json").read_text())
+        of = "images" if task == "circles" else "pixels"
+        for split in record["splits"].values():
+            part = split["calibration"]
+            assert f"of {part['n']:,} {of}: ECE {part['ece']:.5f}, NLL {part['nll']:.5f}" in (
+                reader.text
+            )
+        test = record["splits"]["test"]["calibration"]
+        filled = [each for each in test["bins"] if each["n"]]
+        shown = [
+            f"of confidence {each['confidence']:.2%}, {each['accuracy']:.2%} right"
+            for each in filled
+        ]
+        (label,) = [each for each in labels if shown[0] in each and f"{of.capitalize()}" in each]
+        assert all(each in label for each in shown)
+        for each in filled:
+            assert f"{each['n']:,}" in reader.text and percent(each["confidence"]) in reader.text
+        values = load_run(trained / task).temperatures.items()
+        assert ", ".join(f"{name} {value:.3f}" for name, value in values) in reader.text
+
+
+def test_scores_of_versions_without_calibration_are_shown_without_it(
+    runs_folder: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = runs_folder / "circles" / "scores.json"
+    record = json.loads(path.read_text())
+    for split in record["splits"].values():
+        del split["calibration"]
+    path.write_text(json.dumps(record))
+    text = read(runs_folder, dataset, tmp_path).text
+    assert text.count("Calibration") == 2
+    assert text.count("accuracy") > 3
+
+
 def test_the_same_runs_give_the_same_page(
     page: Path, trained: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -413,6 +451,7 @@ FORGED: list[tuple[str, Callable[[Any], object]]] = [
     ),
     ("scores.json", lambda found: found["splits"]["test"]["scores"]["iou"].update(interval=[1])),
     ("scores.json", lambda found: found["splits"]["test"]["scores"].pop("bootstrap")),
+    ("scores.json", lambda found: found["splits"]["test"]["calibration"].pop("bins")),
     (runs.CONFIG, lambda found: found.update(config=[])),
     (runs.CONFIG, lambda found: found.update(dataset=3)),
     (runs.CONFIG, lambda found: found["config"].update(task=[])),
@@ -683,6 +722,7 @@ def test_charts_stay_in_their_frames_for_any_values() -> None:
             "d",
         ),
         charts.bar_chart("t", [charts.Bar("-1", {"a": 0.6, "b": 0.4})], "d"),
+        charts.reliability_chart("t", [charts.Spot(0.0, 1.0, 0.0), charts.Spot(1.0, 0.0, 1.0)]),
     ]
     for chart in drawn:
         places = coordinates(chart.marks)
@@ -718,6 +758,25 @@ def test_a_better_score_is_drawn_further_left() -> None:
     assert places == sorted(places, reverse=True)
     # one decade, two decades
     assert places[1] - places[2] == pytest.approx(2 * (places[2] - places[3]), abs=0.05)
+
+
+def test_predictions_that_are_right_as_often_as_they_say_are_drawn_on_the_line() -> None:
+    shares = [
+        charts.Spot(0.25, 0.25, 0.01),
+        charts.Spot(0.5, 0.75, 0.09),
+        charts.Spot(1.0, 1.0, 0.9),
+    ]
+    marks = charts.reliability_chart("t", shares).marks
+    spots = re.findall(r'<circle cx="([^"]*)" cy="([^"]*)" r="([^"]*)" class="score"', marks)
+    (line,) = re.findall(r'points="([^"]*)" class="line ideal"', marks)
+    (left, bottom), (right, top) = (map(float, end.split(",")) for end in line.split())
+    above = []
+    for x, y, _ in spots:
+        across = (float(x) - left) / (right - left)
+        above.append((bottom - float(y)) / (bottom - top) - across)
+    assert above == pytest.approx([0, 0.25, 0], abs=1e-3)
+    sizes = [float(radius) for *_, radius in spots]
+    assert sizes == sorted(sizes)
 
 
 def test_the_confusion_lists_its_largest_mistakes() -> None:

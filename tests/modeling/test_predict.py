@@ -39,6 +39,7 @@ from modeling.runs import load_run, require_fit
 from modeling.scoring.predictions import read_predictions
 from modeling.scoring.score import predict_split, score_predictions
 from modeling.tasks import geometry
+from modeling.tasks.probability import tempered
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -170,7 +171,7 @@ def test_circles_are_reported_with_class_and_confidence(
     trained = load_run(runs / "circles")
     images = np.stack([read_png(path) for path in sorted(digits.iterdir())])
     outputs = trained.model(torch.from_numpy(images))
-    shares = outputs["label_logits"].softmax(1)
+    shares = (outputs["label_logits"] / trained.temperatures["label_logits"]).softmax(1)
     circles = geometry.minimal_circles(outputs["logits"] > 0)
     for each, share, circle in zip(record["images"], shares, circles, strict=True):
         assert (
@@ -208,7 +209,8 @@ def test_confidence_is_the_mean_probability_of_the_prediction(dataset: Dataset, 
     trained = load_run(runs / "mosaics")
     images = dataset.split("mosaics", "test")["image"][:2]
     arrays = predict.predict_images(trained, images)
-    probability = semantic(trained.model(torch.from_numpy(images))).exp().numpy()
+    outputs = tempered(trained.model(torch.from_numpy(images)), trained.temperatures)
+    probability = semantic(outputs).exp().numpy()
     for mask, shares, found in zip(arrays["mask"], probability, arrays["confidence"], strict=True):
         for label in range(11):
             there = mask == label
@@ -220,7 +222,8 @@ def test_confidence_is_the_mean_probability_of_the_prediction(dataset: Dataset, 
     trained = load_run(runs / "foreground")
     images = dataset.split("foreground", "test")["image"][:2]
     arrays = predict.predict_images(trained, images)
-    share = trained.model(torch.from_numpy(images))["logits"].sigmoid().numpy()
+    logits = trained.model(torch.from_numpy(images))["logits"]
+    share = (logits / trained.temperatures["logits"]).sigmoid().numpy()
     expected = np.where(arrays["mask"], share, 1 - share).mean((1, 2))
     assert arrays["confidence"] == pytest.approx(expected, rel=1e-5)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modeling.config import Config
 from modeling.data.dataset import open_dataset
 from modeling.errors import ModelingError
-from modeling.tasks import Task
+from modeling.tasks import TASKS, Task
 from modeling.training.loop import train
 
 
@@ -86,6 +86,7 @@ FAKE = Task(
     predict=predict,
     score=score,
     main_metric="right",
+    probability=TASKS["foreground"].probability,
 )
 
 # Dropout draws for the samples of a rank, so only without it are several ranks what one is.
