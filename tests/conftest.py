@@ -146,8 +146,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give all tests a known environment; yield the folder that holds their places."""
-    # A shell's background jobs ignore SIGINT, and so would the processes of tests.
+    # A shell's background jobs ignore SIGINT, those of nohup SIGHUP, and so would the processes of
+    # tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     parent = tmp_path_factory.mktemp("places")
     with environment_of(known(os.environ, STARTED_IN)), own_place(parent):
         yield parent
