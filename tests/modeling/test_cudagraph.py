@@ -161,7 +161,9 @@ def runs_of(dataset: Dataset) -> list[tuple[Task, Config]]:
     return [*real, (FAKE, dataclasses.replace(SETTINGS, batch=16, clip=0.1))]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(
+    "number", [1, 3, *(pytest.param(other, marks=pytest.mark.long) for other in (0, 2))]
+)
 def test_a_captured_run_has_the_weights_of_an_uncaptured_one(
     number: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,9 +58,7 @@ OUTPUTS = {
 
 
 # torch takes ten seconds for each, and most of a minute for mosaics
-EACH = [
-    task if task == "circles" else pytest.param(task, marks=pytest.mark.long) for task in TASKS
-]
+EACH = [task if task == "circles" else pytest.param(task, marks=pytest.mark.long) for task in TASKS]
 
 
 @pytest.fixture(scope="module")

@@ -215,6 +215,7 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
 
 
+@pytest.mark.long  # two processes train and score every task; test_distributed.py is quick
 def test_ranks_train_all_tasks_in_turn_and_the_first_scores_and_prints(
     folder: Path, tmp_path: Path
 ) -> None:
