@@ -47,6 +47,8 @@ _UNSYNCED = 1 << 27  # bytes of a file that may wait for the disk before it is s
 
 # bytes, on x86-64 and most ARM systems; with pages of other sizes files are the same
 HUGE_PAGE = 1 << 21
+_PAGE = 1 << 16  # is cheaper to get from a system whose memory is fresh
+_LARGE = 1 << 13  # bytes of a sample that is gathered as fast from pages of that size
 
 
 @contextmanager
@@ -270,18 +272,19 @@ class AtomicFile:
 
 
 class Stream:
-    """Append bytes to a file from byte `start` on, in whole huge pages; `flush` writes the rest.
+    """Append bytes to a file from byte `start` on, in whole large pages; `flush` writes the rest.
 
     If the file system lets Linux cache a file in large pages, they are as large as the writes that
-    fill them. Samples of a mapped file are gathered a fifth faster from huge pages.
+    fill them. Samples of a mapped file are gathered a fifth faster from huge pages, unless they are
+    large themselves: those of `sample_bytes` decide the size of a write.
     """
 
-    def __init__(self, file: AtomicFile, start: int = 0) -> None:
-        self._file = file
+    def __init__(self, file: AtomicFile, start: int = 0, *, sample_bytes: int = 0) -> None:
+        self._file, self._page = file, HUGE_PAGE if sample_bytes < _LARGE else _PAGE
         # the file's bytes before this one are written; the first `_count` of `_held` come next
         self._written = start
         # memory that is filled again and again, and taken from the system only as far as it is
-        self._held, self._count = memoryview(_zeros(HUGE_PAGE)), 0
+        self._held, self._count = memoryview(_zeros(self._page)), 0
 
     @property
     def end(self) -> int:
@@ -289,11 +292,14 @@ class Stream:
         return self._written + self._count
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`; hold back a copy of the bytes after the last whole huge page."""
+        """Append `data`; hold back a copy of the bytes after the last whole page."""
         view = memoryview(data).cast("B")
         stop = self.end + len(view)
-        count = stop - stop % HUGE_PAGE - self.end
-        if count > 0:
+        stop -= stop % self._page
+        while self.end < stop:
+            # huge pages in one call, because the system makes none larger
+            end = stop if self._page == HUGE_PAGE else self.end + self._page - self.end % self._page
+            count = end - self.end
             self._write([self._held[: self._count], view[:count]])
             view, self._count = view[count:], 0
         self._held[self._count : self._count + len(view)] = view
