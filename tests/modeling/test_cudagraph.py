@@ -278,7 +278,14 @@ def test_nor_does_a_step_on_images_of_another_kind(
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("bands", "mosaics"), ("dark", "circles"), ("classes", "circles")]
+    ("kind", "name"),
+    [
+        ("classes", "circles"),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("bands", "mosaics"), ("dark", "circles"))
+        ),
+    ],
 )
 def test_a_captured_run_on_another_kind_has_the_weights_of_an_uncaptured_one(
     kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

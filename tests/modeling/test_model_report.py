@@ -889,8 +889,14 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        (1280, "light"),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((360, "light"), (1280, "dark"))),
+    ],
+)
 def test_a_browser_shows_the_whole_page(browser: Any, page: Path, width: int, scheme: str) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True

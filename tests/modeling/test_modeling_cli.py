@@ -521,7 +521,9 @@ def wait_for(path: Path, program: warm.Command) -> None:
     assert program.poll() is None, program.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
     folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -574,7 +576,7 @@ multiprocessing.get_context = lambda _method: get_context("fork")
 """
 
 
-@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("group", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     folder: Path, tmp_path: Path, group: bool
 ) -> None:
