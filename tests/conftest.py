@@ -62,7 +62,7 @@ if (
 GROUPS = (
     ("test_modeling_cli", "test_hostile", "test_distributed", "test_train"),
     ("test_image_kinds", "test_cudagraph", "test_kinds_read", "test_export"),
-    ("test_transfer", "test_cache", "test_objects"),
+    ("test_transfer", "test_cache", "test_objects", "test_urls"),
 )
 
 # These files begin first, so that no worker ends with a long one.

@@ -1170,9 +1170,13 @@ def test_a_path_below_a_file_is_reported(data: Path, plain_pictures: None) -> No
     assert Path("note").read_text() == "a note"
 
 
-def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(recipe: Path) -> None:
+def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(
+    tmp_path: Path,
+) -> None:
+    recipe = save_recipe(tmp_path / "few.toml", tiny_source(tmp_path), tasks=["foreground", "circles"])
     for seed, place in ((1, "old"), (2, "here")):
         run("build", "--recipe", recipe, "--seed", seed, "--out", place, "--preview")
+    assert tree(Path("here-preview")) != tree(Path("old-preview"))
     shutil.rmtree("here")
     shutil.copytree("old", "here")
     assert (
@@ -1189,7 +1193,7 @@ def test_pictures_are_drawn_again_if_only_the_class_names_change(
         with (tmp_path / "digits.npz").open("wb") as file:
             np.savez(file, allow_pickle=False, classes=np.array(list(names)), **arrays)
         shutil.rmtree("here", ignore_errors=True)
-        recipe = save_recipe(tmp_path / "names.toml", tmp_path / "digits.npz")
+        recipe = save_recipe(tmp_path / "names.toml", tmp_path / "digits.npz", tasks=["foreground"])
         assert run("build", "--recipe", recipe, "--out", "here", "--preview").exit_code == 0
         run("preview", "here", "--out", f"of-{names}")
         assert tree(Path("here-preview")) == tree(Path(f"of-{names}"))
