@@ -57,6 +57,24 @@ def print_line(text: object = "") -> None:
     click.echo(printable(text))
 
 
+def print_verdict_line(text: str, *, good: bool) -> None:
+    """Print what a check came to behind a green check mark or a red cross.
+
+    The line begins with "ok:" or "failed:" where the stream's encoding lacks the two signs. Only
+    terminals get colour, and none where NO_COLOR is set.
+    """
+    sign, word = ("\u2713", "ok:") if good else ("\u2717", "failed:")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        sign.encode(encoding)
+    except UnicodeEncodeError:
+        sign = word
+    styled = (
+        sign if os.environ.get("NO_COLOR") else click.style(sign, fg="green" if good else "red")
+    )
+    click.echo(f"{styled} {printable(text)}")
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON; paths are strings, mappings are objects."""
     click.echo(json.dumps(value, indent=2, default=_plain))

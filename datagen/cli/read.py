@@ -15,6 +15,8 @@ from datagen.cli.options import (
     PLACE,
     Choice,
     SampleCommand,
+    complete_recipes,
+    complete_tasks,
     directory_argument,
     engine_option,
     is_given,
@@ -207,7 +209,7 @@ def show(
 
 
 @click.command(cls=SampleCommand)
-@click.argument("where", metavar="DIR|URL|RECIPE")
+@click.argument("where", metavar="DIR|URL|RECIPE", shell_complete=complete_recipes)
 @sample_arguments
 @png_option
 @source_dir_option
@@ -266,7 +268,14 @@ def _draw(
     type=Choice(EXPORTS),
     help="Format to write: docs/exports.md has the layout of each.",
 )
-@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only this task; repeatable.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    shell_complete=complete_tasks,
+    help="Only this task; repeatable.",
+)
 @click.option(
     "--split", "splits", multiple=True, metavar="SPLIT", help="Only this split; repeatable."
 )

@@ -13,6 +13,7 @@ from datagen.cli.options import (
     DEFAULT,
     PATH,
     PLACE,
+    complete_recipes,
     directory_argument,
     engine_option,
     half_open,
@@ -145,7 +146,10 @@ def plan(
     help="Build this part of 'datagen shards', without committing.",
 )
 @click.option(
-    "--fallback", metavar="NAME", help="Recipe to build beside it if the source cannot be fetched."
+    "--fallback",
+    metavar="NAME",
+    shell_complete=complete_recipes,
+    help="Recipe to build beside it if the source cannot be fetched.",
 )
 @click.option("--preview", is_flag=True, help="Draw contact sheets in DIR-preview.")
 @quiet_option

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import modeling
 from modeling.cli.options import (
@@ -44,8 +45,17 @@ if TYPE_CHECKING:
     from modeling.kinds import Array
 
 
+def _runs(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Complete "all", or the path of a run."""
+    return [
+        CompletionItem("all")
+        if typed and "all".startswith(typed)
+        else CompletionItem(typed, type="dir")
+    ]
+
+
 @click.command()
-@click.argument("run", required=False, metavar="RUN|all")
+@click.argument("run", required=False, metavar="RUN|all", shell_complete=_runs)
 @scored_place_option
 @cache_option
 @expect_option

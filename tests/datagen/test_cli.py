@@ -17,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from helpers import (
     COUNTS,
@@ -197,6 +198,22 @@ def test_each_shell_has_its_completion(shell: str) -> None:
     output = run("completion", shell).output
     assert "_DATAGEN_COMPLETE" in output
     assert f"{shell}_complete" in output
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["build", "--recipe", "st"], {"strokes"}),
+        (["build", "--fallback", "fash"], {"fashion-mnist"}),
+        (["show", "nowhere", "mo"], {"mosaics"}),
+        (["show", "nowhere", "mosaics", "te"], {"test"}),
+        (["sample", "mn"], {"mnist"}),
+        (["export", "nowhere", "out", "--task", ""], {"foreground", "circles", "mosaics"}),
+    ],
+)
+def test_recipes_tasks_and_splits_are_completed(typed: list[str], completed: set[str]) -> None:
+    shell = ShellComplete(cli, {}, "datagen", "_DATAGEN_COMPLETE")
+    assert {item.value for item in shell.get_completions(typed[:-1], typed[-1])} == completed
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from helpers import forkserver, on_one_thread
 from isolation import ROOT
@@ -97,6 +98,14 @@ def test_every_command_has_help(command: list[str]) -> None:
     result = call(*command, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+def test_shells_complete_commands_tasks_and_runs() -> None:
+    script = CliRunner().invoke(cli, ["completion", "fish"]).output
+    assert "_MODELING_COMPLETE" in script and "fish_complete" in script
+    shell = ShellComplete(cli, {}, "modeling", "_MODELING_COMPLETE")
+    for typed, last, completed in ((["train"], "mo", "mosaics"), (["score"], "a", "all")):
+        assert [item.value for item in shell.get_completions(typed, last)] == [completed]
 
 
 def test_training_all_makes_three_runs_and_prints_each(folder: Path, trained: Path) -> None:
