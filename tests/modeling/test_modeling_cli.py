@@ -717,8 +717,15 @@ def test_a_terminal_shows_all_runs_on_one_line_of_its_width(
     )
     notify("foreground", RECORDS[1])
     notify("circles", RECORDS[1])
-    shown = "foreground 1% loss 0.5000 1,234 samples/s 2:05 left | circles 50% loss 0.5000 1,234"
-    assert terminal.text.endswith(f"\r\033[K{shown[:69]}")
+    shown = "foreground 1% 2:05 | circles 50% 2:05"
+    assert terminal.text.endswith(f"\r\033[K{shown}")
+    monkeypatch.setenv("COLUMNS", "30")
+    notify("circles", RECORDS[1])
+    assert terminal.text.endswith(f"\r\033[K{shown[:29]}")
+    monkeypatch.setenv("COLUMNS", "120")
+    notify("circles", RECORDS[1])
+    pace = "loss 0.5000 1,234 samples/s 2:05 left"
+    assert terminal.text.endswith(f"\r\033[Kforeground 1% {pace} | circles 50% {pace}")
     notify("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
     notify("circles", RECORDS[1])
     assert terminal.text.endswith(
