@@ -29,7 +29,8 @@ from datagen.cli.options import (
     source_dir_option,
     workers_option,
 )
-from datagen.cli.output import exit_with, print_json, print_line, progress_bar, remarks
+from datagen.cli.output import exit_with, print_json, print_line, remarks
+from datagen.cli.progress import progress
 from datagen.cli.tables import (
     manifest_facts,
     print_comparison,
@@ -108,7 +109,7 @@ def verify(
         raise click.UsageError("--seed chooses the samples of --sample: give both")
     silent = quiet or as_json
     with (
-        progress_bar("verifying", silent) as progress,
+        progress("verifying", silent) as shown,
         chosen(engine, workers=workers, say=remarks(silent)) as made,
     ):
         verdict = datagen.verifier.verify(
@@ -123,7 +124,7 @@ def verify(
             source_optional=not named,
             workers=workers,
             engine=made,
-            progress=progress,
+            progress=shown.advance,
         )
     with exit_with(PROBLEMS_FOUND if verdict.problems else 0):
         if as_json:
@@ -300,7 +301,7 @@ def export(
 
     Nothing is converted in silence: what a format cannot hold is refused by name.
     """
-    with progress_bar("exporting", quiet or as_json) as progress:
+    with progress("exporting", quiet or as_json) as shown:
         exported = datagen.exports.export(
             directory,
             out,
@@ -309,7 +310,7 @@ def export(
             splits=splits,
             columns=[name for name in columns.split(",") if name],
             workers=workers,
-            progress=progress,
+            progress=shown.advance,
         )
     with exit_with(0):
         if as_json:

@@ -31,13 +31,12 @@ from datagen.cli.options import (
 )
 from datagen.cli.output import (
     exit_with,
-    fetching_line,
     print_json,
     print_line,
-    progress_bar,
     remarks,
     warn,
 )
+from datagen.cli.progress import progress
 from datagen.cli.tables import print_built, print_estimate, print_survey
 from datagen.engines import chosen
 from datagen.errors import FormatError, SourceError, format_bytes
@@ -93,8 +92,8 @@ def sources(
 @json_option
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Fetch a source's files from public mirrors into the cache."""
-    with fetching_line(quiet or as_json) as progress:
-        paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=progress)
+    with progress("fetching", quiet or as_json) as shown:
+        paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=shown.fetch)
     _print_paths(paths, quiet, as_json)
 
 
@@ -267,7 +266,7 @@ def convert(
     """
     silent = quiet or as_json
     with (
-        progress_bar("converting", silent) as progress,
+        progress("converting", silent) as shown,
         chosen(engine, workers=workers, say=remarks(silent)) as made,
     ):
         built = datagen.builder.convert(
@@ -278,7 +277,7 @@ def convert(
             compression=compression,
             workers=workers,
             engine=made,
-            progress=progress,
+            progress=shown.advance,
         )
     print_built(built, target, quiet, as_json)
 
@@ -312,8 +311,7 @@ def _build(
     silent: bool,
 ) -> datagen.target.Built:
     with (
-        fetching_line(silent) as fetching,
-        progress_bar("building", silent) as progress,
+        progress("building", silent) as shown,
         chosen(engine, workers=workers, say=remarks(silent)) as made,
     ):
         return datagen.builder.build(
@@ -325,8 +323,8 @@ def _build(
             engine=made,
             part=part,
             warn=remarks(silent),
-            fetching=fetching,
-            progress=progress,
+            fetching=shown.fetch,
+            progress=shown.advance,
         )
 
 
