@@ -145,8 +145,9 @@ def diff(first: Path | str, second: Path | str, verbose: bool, quiet: bool, as_j
     Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in
     recipe or storage.
     """
-    compared = datagen.diff.compare(first, second)
-    differences = datagen.diff.differences(first, second) if as_json or verbose else []
+    with progress("comparing", quiet or as_json):
+        compared = datagen.diff.compare(first, second)
+        differences = datagen.diff.differences(first, second) if as_json or verbose else []
     names = (str(first), str(second))
     with exit_with(0 if compared.same_data else PROBLEMS_FOUND):
         if as_json:
@@ -198,7 +199,10 @@ def show(
 
     Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
     """
-    with datagen.verifier.mirror.opened(place) as dataset:
+    with (
+        progress("reading", quiet or as_json),
+        datagen.verifier.mirror.opened(place) as dataset,
+    ):
         values = datagen.lookup.stored(dataset, task, split, index)
         damage = datagen.lookup.damage(dataset, task, split, index)
         if png is not None:
@@ -234,15 +238,17 @@ def sample(
     the dataset holds, or from its source in --source-dir.
     """
     is_recipe = datagen.api.names_recipe(where)
-    computed = datagen.api.compute(
-        recipe_of(recipe_name=where) if is_recipe else where,
-        task,
-        split,
-        index,
-        source_dir=source_dir if is_recipe or is_given("source_dir") else None,
-        labels=labels,
-        warn=remarks(quiet or as_json),
-    )
+    silent = quiet or as_json
+    with progress("computing", silent):
+        computed = datagen.api.compute(
+            recipe_of(recipe_name=where) if is_recipe else where,
+            task,
+            split,
+            index,
+            source_dir=source_dir if is_recipe or is_given("source_dir") else None,
+            labels=labels,
+            warn=remarks(silent),
+        )
     if png is not None:
         _draw(png, task, computed.drawn, computed.source)
     place, computed_from = (task, split, index), computed.computed_from

@@ -68,13 +68,16 @@ def sources(
     """
     if spec is not None:
         recipe = recipe_of(recipe_name="mnist", source=spec, **overrides)
-        found = datagen.survey.look(
-            recipe,
-            directory=source_dir,
-            labels=labels,
-            workers=workers,
-            warn=remarks(quiet or as_json),
-        )
+        silent = quiet or as_json
+        with progress("looking", silent) as shown:
+            found = datagen.survey.look(
+                recipe,
+                directory=source_dir,
+                labels=labels,
+                workers=workers,
+                warn=remarks(silent),
+                progress=shown.fetch,
+            )
         print_survey(found, spec, quiet, as_json)
         return
     listed = datagen.sources.available(directory=source_dir)
@@ -116,13 +119,16 @@ def plan(
 
     A few samples of each task are derived, for their time. Nothing is written.
     """
-    found = datagen.estimate.estimate(
-        recipe_of(**overrides),
-        directory=source_dir,
-        labels=labels,
-        workers=workers,
-        warn=remarks(quiet or as_json),
-    )
+    recipe, silent = recipe_of(**overrides), quiet or as_json
+    with progress("planning", silent) as shown:
+        found = datagen.estimate.estimate(
+            recipe,
+            directory=source_dir,
+            labels=labels,
+            workers=workers,
+            warn=remarks(silent),
+            progress=shown.fetch,
+        )
     print_estimate(found, workers, quiet, as_json)
 
 
@@ -193,7 +199,8 @@ def build(
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, None, workers, engine, shards, silent)
     is_drawn = preview and built.manifest is not None
-    pictures = _fresh_preview(_folder(root)) if is_drawn else []
+    with progress("drawing", silent):
+        pictures = _fresh_preview(_folder(root)) if is_drawn else []
     print_built(built, root, quiet, as_json, sheets=pictures)
 
 
@@ -207,10 +214,16 @@ def shards(
     source_dir: Path | None, labels: Path | None, quiet: bool, as_json: bool, **overrides: Any
 ) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
-    resolved = datagen.planning.resolve(
-        recipe_of(**overrides), directory=source_dir, labels=labels, warn=remarks(quiet or as_json)
-    )
-    listed = datagen.split.shard_list(datagen.planning.splits(resolved.plan))
+    recipe, silent = recipe_of(**overrides), quiet or as_json
+    with progress("planning", silent) as shown:
+        resolved = datagen.planning.resolve(
+            recipe,
+            directory=source_dir,
+            labels=labels,
+            warn=remarks(silent),
+            progress=shown.fetch,
+        )
+        listed = datagen.split.shard_list(datagen.planning.splits(resolved.plan))
     if as_json:
         print_json(
             [
@@ -230,7 +243,8 @@ def shards(
 @json_option
 def finish(place: Path | str, workers: int, quiet: bool, as_json: bool) -> None:
     """Commit a dataset that was built in parts, when all are there."""
-    built = datagen.builder.finish(place, workers=workers)
+    with progress("committing", quiet or as_json):
+        built = datagen.builder.finish(place, workers=workers)
     print_built(
         built,
         place,
@@ -289,7 +303,9 @@ def convert(
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
-    _print_paths(_preview(directory, out), quiet, as_json)
+    with progress("drawing", quiet or as_json):
+        paths = _preview(directory, out)
+    _print_paths(paths, quiet, as_json)
 
 
 def _print_paths(paths: Sequence[Path], quiet: bool, as_json: bool) -> None:

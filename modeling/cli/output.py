@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from modeling import errors
+from modeling.cli import options
 from modeling.errors import StorageError
 from modeling.scoring import tables
 from modeling.scoring.tables import duration, percent
@@ -185,6 +186,21 @@ def progress_line(silent: bool) -> Iterator[Callable[[str], None] | None]:
         yield show
     finally:
         show("")
+
+
+@contextmanager
+def working(text: str, silent: bool) -> Iterator[None]:
+    """Show on a terminal what the body does, on one line that is erased at the end."""
+    with progress_line(silent) as show:
+        if show is not None:
+            show(text)
+        yield
+
+
+def load_torch(silent: bool) -> None:
+    """Import torch, and say so on a terminal: it takes seconds on a cold disk."""
+    with working("loading torch", silent):
+        options.load_torch()
 
 
 def _is_terminal() -> bool:

@@ -22,13 +22,13 @@ from modeling.cli.options import (
     expect_option,
     json_option,
     load_numpy,
-    load_torch,
     out_option,
     quiet_option,
     scored_place_option,
     threads_option,
 )
 from modeling.cli.output import (
+    load_torch,
     print_begun,
     print_json,
     print_line,
@@ -38,6 +38,7 @@ from modeling.cli.output import (
     print_table,
     printable,
     progress_line,
+    working,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def score(
     silent = quiet or as_json
     if place is None:
         place = DATASET if run is None else _of_training(run, out, silent=silent)
-    directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
+    with working("fetching the dataset", silent):
+        directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
     if predictions is not None and task is not None:
         load_numpy()
         dataset = modeling.open_dataset(directory)
@@ -105,7 +107,7 @@ def score(
             print_begun(f"scoring {predictions} on {split[0] if split else 'test'} of {directory}")
         records = [modeling.score_predictions(predictions, dataset, task, *split)]
     else:
-        load_torch()
+        load_torch(silent)
         dataset = modeling.open_dataset(directory)
         device = modeling.api.find_device(device_name, threads).type
         options: dict[str, Any] = {"splits": split} if split else {}
@@ -130,7 +132,7 @@ def _of_training(run: str, out: Path, *, silent: bool) -> Path:
 
     Runs record the digest of their dataset, not its path. Says so where it is not found.
     """
-    load_torch()
+    load_torch(silent)
     from modeling.files import MANIFEST
     from modeling.runs import begun_on
 
@@ -176,7 +178,7 @@ def report(
 
     RUNS is where the runs are, or one run.  [default: runs]
     """
-    load_torch()
+    load_torch(quiet)
     device = modeling.api.find_device(device_name, threads).type
     dataset = modeling.open_dataset(directory)
     if not quiet:
@@ -246,7 +248,7 @@ def predict(
     INPUT is a PNG or TIFF file, an .npy file of images as in training, a folder of PNG and TIFF
     files, or a dataset.
     """
-    load_torch()
+    load_torch(quiet or as_json)
     from modeling.inference.predict import rows
 
     device = modeling.api.find_device(device_name, threads)
@@ -305,7 +307,7 @@ def export(
     """Write the best weights of RUN as a model for other programs, and compare the two."""
     if not as_onnx:
         raise click.UsageError("name the format: --onnx")
-    load_torch()
+    load_torch(quiet or as_json)
     modeling.api.find_device("cpu", threads)
     if not (quiet or as_json):
         print_begun(f"exporting {run}, which takes torch up to a minute")
