@@ -195,7 +195,7 @@ def test_every_module_is_imported_without_torch() -> None:
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     heavy = [
         *("numpy", "cv2", "PIL", "simplejpeg", "zarr", "h5py", "hdf5plugin", "numcodecs", "xxhash"),
-        *("torch", "dask", "urllib.request", "http.client", "ssl"),
+        *("rich", "torch", "dask", "urllib.request", "http.client", "ssl"),
     ]
     loaded = python(
         f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"

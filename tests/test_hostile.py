@@ -55,6 +55,7 @@ COMMANDS: dict[str, list[str]] = {
     "datagen export": ["{data}", "exported", "--to", "npz", "--task", "circles"],
     "datagen completion": ["bash"],
     "modeling --help": [],
+    "modeling completion": ["zsh"],
     "modeling train": [
         "circles", "--dataset", "{data}", "--out", "trained", "--threads", "1",
         *(word for value in STEPS for word in ("--set", value)),

@@ -240,7 +240,7 @@ def _score_table(record: Record, split: str) -> tuple[Table, list[str]]:
         name = Markup('{} <span class="note">{}</span>').format(_code(row[0]), note)
         rows.append([name, *(row[number] for number in kept)])
     table = Table(f"{task} on {split}", [names[0], *(names[number] for number in kept)], rows)
-    return table, [head[-1], *tables.notes(record, split)]
+    return table, [tables.baseline_note(record, split), *tables.notes(record, split)]
 
 
 def _per_class(record: Record, split: str) -> dict[str, Any] | None:

@@ -987,7 +987,7 @@ def test_commands_move_datasets_and_say_what_they_did(
     assert again["files_moved"] == again["bytes_moved"] == 0
     assert "nothing to do" in ended[1].stdout
     assert digest(root)[:12] in ended[2].stdout
-    assert ended[3].stdout.startswith(f"{url}: nothing wrong found")
+    assert ended[3].stdout.startswith(f"✓ {url}: nothing wrong found")
     assert "datagen pull URL DIR" in ended[10].stderr
     assert [one for one in ended if SECRET in one.stdout + one.stderr] == []
     assert not Path("nothing").exists() and not Path("other").exists()

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from helpers import forkserver, on_one_thread
 from isolation import ROOT
@@ -97,6 +98,14 @@ def test_every_command_has_help(command: list[str]) -> None:
     result = call(*command, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+def test_shells_complete_commands_tasks_and_runs() -> None:
+    script = CliRunner().invoke(cli, ["completion", "fish"]).output
+    assert "_MODELING_COMPLETE" in script and "fish_complete" in script
+    shell = ShellComplete(cli, {}, "modeling", "_MODELING_COMPLETE")
+    for typed, last, completed in ((["train"], "mo", "mosaics"), (["score"], "a", "all")):
+        assert [item.value for item in shell.get_completions(typed, last)] == [completed]
 
 
 def test_training_all_makes_three_runs_and_prints_each(folder: Path, trained: Path) -> None:
@@ -711,8 +720,15 @@ def test_a_terminal_shows_all_runs_on_one_line_of_its_width(
     )
     notify("foreground", RECORDS[1])
     notify("circles", RECORDS[1])
-    shown = "foreground 1% loss 0.5000 1,234 samples/s 2:05 left | circles 50% loss 0.5000 1,234"
-    assert terminal.text.endswith(f"\r\033[K{shown[:69]}")
+    shown = "foreground 1% 2:05 | circles 50% 2:05"
+    assert terminal.text.endswith(f"\r\033[K{shown}")
+    monkeypatch.setenv("COLUMNS", "30")
+    notify("circles", RECORDS[1])
+    assert terminal.text.endswith(f"\r\033[K{shown[:29]}")
+    monkeypatch.setenv("COLUMNS", "120")
+    notify("circles", RECORDS[1])
+    pace = "loss 0.5000 1,234 samples/s 2:05 left"
+    assert terminal.text.endswith(f"\r\033[Kforeground 1% {pace} | circles 50% {pace}")
     notify("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
     notify("circles", RECORDS[1])
     assert terminal.text.endswith(
