@@ -255,8 +255,8 @@ def engines(facts: Mapping[str, Any]) -> str:
         ("... recorded shards made again", f"{killed['recorded_shards_made_again']:,}"),
     ]
     head = (
-        f"The default recipe, on {_machine(facts)}: medians of {facts['rounds']}\nalternating runs, "
-        "in brackets the least and the most.\n"
+        f"The default recipe, on {_machine(facts)}: medians of {facts['rounds']}\n"
+        "alternating runs, in brackets the least and the most.\n"
     )
     return "\n".join([head, *_table(("measured", "result"), rows)]) + "\n"
 
