@@ -1173,7 +1173,9 @@ def test_a_path_below_a_file_is_reported(data: Path, plain_pictures: None) -> No
 def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(
     tmp_path: Path,
 ) -> None:
-    recipe = save_recipe(tmp_path / "few.toml", tiny_source(tmp_path), tasks=["foreground", "circles"])
+    recipe = save_recipe(
+        tmp_path / "few.toml", tiny_source(tmp_path), tasks=["foreground", "circles"]
+    )
     for seed, place in ((1, "old"), (2, "here")):
         run("build", "--recipe", recipe, "--seed", seed, "--out", place, "--preview")
     assert tree(Path("here-preview")) != tree(Path("old-preview"))
