@@ -305,7 +305,7 @@ LONG_COMMANDS = (
 @pytest.mark.parametrize(
     ("command", "number", "tries"),
     [
-        *zip(LONG_COMMANDS, itertools.cycle((signal.SIGINT, signal.SIGTERM)), [1] * 5),
+        *zip(LONG_COMMANDS, itertools.cycle((signal.SIGTERM, signal.SIGINT)), [1] * 5),
         *(
             pytest.param(command, number, 12, marks=pytest.mark.long)
             for command in LONG_COMMANDS

@@ -57,8 +57,8 @@ OUTPUTS = {
 }
 
 
-# torch takes ten seconds for each, and most of a minute for mosaics
-EACH = [task if task == "circles" else pytest.param(task, marks=pytest.mark.long) for task in TASKS]
+# torch takes most of a minute to export the network of mosaics
+EACH = ["foreground", "circles", pytest.param("mosaics", marks=pytest.mark.long)]
 
 
 @pytest.fixture(scope="module")
@@ -452,7 +452,6 @@ def test_the_examples_of_the_page_run_as_written(
     assert last.startswith("['0', '1', ")
 
 
-@pytest.mark.long
 def test_a_network_whose_training_size_is_not_a_multiple_is_exported_too(
     runs: Path, exported: Exports
 ) -> None:
