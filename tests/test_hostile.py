@@ -62,10 +62,12 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "modeling score": ["{runs}/circles", "--dataset", "{data}", "--threads", "1"],
     "modeling report": ["{runs}", "--dataset", "{data}", "--out", "page"],
+    "modeling compare": ["{runs}"],
     "modeling predict": ["{runs}/circles", "{picture}", "--out", "predicted", "--threads", "1"],
     "modeling export": ["{runs}/circles", "--onnx", "--dataset", "{data}", "--out", "model.onnx"],
 }  # fmt: skip
-USUAL = {"datagen fetch": 8}  # no mirror is reached; all others end with 0
+# no mirror is reached, and the run is not scored; all others end with 0
+USUAL = {"datagen fetch": 8, "modeling compare": 3}
 ALONE = {("datagen fetch", "no home"): 7}  # it alone needs the cache in the home
 SLOW = ("modeling export",)  # a minute and more: in `make test-long` alone
 

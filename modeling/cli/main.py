@@ -15,7 +15,7 @@ from modeling.cli.output import explain_output, failure, printable_lines
 from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain, naming_options
 from modeling.training.signals import raise_interrupts
 
-_COMMANDS = (train.train, runs.score, runs.report, runs.predict, runs.export)
+_COMMANDS = (train.train, runs.score, runs.report, runs.compare, runs.predict, runs.export)
 
 
 class _Commands(click.Group):

@@ -1,4 +1,4 @@
-"""The commands that use trained runs: `score` and `report`, `predict` and `export`."""
+"""The commands that use trained runs: `score`, `report`, `compare`, `predict` and `export`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from modeling.cli.output import (
 if TYPE_CHECKING:
     from modeling.inference import Model
     from modeling.kinds import Array
+    from modeling.report.comparison import Group
 
 
 def _runs(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
@@ -194,6 +195,40 @@ def report(
         )
     if not quiet:
         print_line(f"{page}: written, and {len(pictures)} pictures beside it")
+
+
+@click.command()
+@click.argument("places", nargs=-1, required=True, type=PATH, metavar="RUNS...")
+@click.option(
+    "--split",
+    type=Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Split whose scores are compared.",
+)
+@json_option
+def compare(places: tuple[Path, ...], split: str, as_json: bool) -> None:
+    """Put scores of runs side by side: the mean and the spread over seeds.
+
+    Each of RUNS is a run, or a folder of runs, scored before. Runs of a task that differ in their
+    seed alone are one row; the settings in which rows differ are named.
+    """
+    load_torch(as_json)
+    from modeling.report.comparison import rows
+
+    groups = modeling.compare(places, split)
+    if as_json:
+        print_json([group.to_json() for group in groups])
+        return
+    tables: dict[str, list[Group]] = {}
+    for group in groups:
+        title = f"{group.task}, {split} of {group.source} ({group.digest[:12]})"
+        tables.setdefault(title, []).append(group)
+    for number, (title, some) in enumerate(tables.items()):
+        if number:
+            print_line()
+        print_line(title)
+        print_table(rows(some))
 
 
 _ROWS = 20  # images that the table on the terminal lists
