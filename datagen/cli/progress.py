@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from datagen.errors import format_bytes, printable
 
@@ -88,23 +88,23 @@ class _Bars:
         with self._lock:
             drawn, self._drawn, self._ended = self._drawn, None, True
         if drawn is not None:
-            with suppress(OSError):
-                drawn.stop()
+            drawn.stop()
 
     def _bar(self, name: str) -> tuple[Progress, TaskID] | None:
         """Find the bar of a name, new if there is none; None where nothing can be drawn."""
-        if self._drawn is None and not self._ended:
-            with suppress(ImportError, OSError, RuntimeError):  # such as no thread to be had
-                self._drawn = _started()
-        if self._drawn is None:
-            return None
-        if name not in self._tasks:
-            self._tasks[name] = self._drawn.add_task(printable(name), total=None)
-        return self._drawn, self._tasks[name]
+        try:
+            if self._drawn is None and not self._ended:
+                self._drawn = _bars()  # before it starts: an interruption must find it
+                self._drawn.start()
+            if self._drawn is not None and name not in self._tasks:
+                self._tasks[name] = self._drawn.add_task(printable(name), total=None)
+        except (ImportError, RuntimeError):  # such as no thread to be had
+            self._drawn, self._ended = None, True
+        return None if self._drawn is None else (self._drawn, self._tasks[name])
 
 
-def _started() -> Progress:
-    """Begin to draw bars on standard error, which are erased at the end."""
+def _bars() -> Progress:
+    """Make bars for standard error, which are erased at the end."""
     # not at the top: nothing is drawn without a terminal, and --help answers without it
     from rich.console import Console
     from rich.progress import (
@@ -115,17 +115,36 @@ def _started() -> Progress:
         TimeRemainingColumn,
     )
 
-    drawn = Progress(
+    return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         TimeRemainingColumn(compact=True),
-        console=Console(file=sys.stderr, force_terminal=True, highlight=False),
+        console=Console(
+            file=cast("IO[str]", _Tolerant(sys.stderr)), force_terminal=True, highlight=False
+        ),
         transient=True,
         redirect_stdout=False,
     )
-    drawn.start()
-    return drawn
+
+
+class _Tolerant:
+    """Standard error, whose errors are ignored: a terminal that is gone is no reason to end."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _is_terminal() -> bool:

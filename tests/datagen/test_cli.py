@@ -1267,6 +1267,31 @@ def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
     assert "the path is empty" in refused(2, "info", "")
 
 
+def test_a_terminal_that_goes_away_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        is_gone = False
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if self.is_gone:
+                raise OSError(errno.EIO, "input/output error")
+            return super().write(text)
+
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setenv("TERM", "xterm")
+        with progress("building", silent=False) as shown:
+            assert shown.advance is not None and shown.fetch is not None
+            shown.advance(1, 10)
+            assert "building" in terminal.getvalue()
+            terminal.is_gone = True
+            shown.fetch("digits.gz", 1, 2)
+            shown.advance(10, 10)
+
+
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", "3"], ["--expect", "x"], []])
 def test_no_bar_is_left_behind(data: Path, options: list[str], warm: Warm) -> None:
     reader, writer = pty.openpty()

@@ -179,6 +179,44 @@ def test_a_table_of_another_size_is_written_again(
     assert there(url, proxy) == tree(folders["small"])
 
 
+def test_a_file_of_a_finished_dataset_that_is_damaged_is_written_again(
+    made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
+) -> None:
+    builder.build(made["small"], url)
+    whole = (folders["small"] / "recipe.toml").read_bytes()
+    Remote(url).put("recipe.toml", bytes([whole[0] ^ 1]) + whole[1:], create=False)
+    assert builder.build(made["small"], url).written == 0
+    assert there(url, proxy) == tree(folders["small"])
+
+
+def test_a_claim_that_a_killed_push_left_beside_its_dataset_is_replaced(
+    made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
+) -> None:
+    upload.push(folders["small"], url)
+    manifest = (folders["small"] / "manifest.json").read_bytes()
+    Remote(url).put(".manifest.json", manifest)
+    Remote(url).delete(["foreground/train/00001.h5"])
+    assert builder.build(made["small"], url).written == 1
+    assert there(url, proxy) == tree(folders["small"])
+
+
+@pytest.mark.parametrize("moment", ["/.manifest.json", "/00000.h5", ".build/foreground.train"])
+def test_a_part_leaves_nothing_in_a_dataset_that_is_finished_meanwhile(
+    moment: str, made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
+) -> None:
+    def finish_first(request: Request) -> None:
+        if request.method == "PUT" and moment in request.path:
+            proxy.fault = lambda _: None
+            builder.build(made["small"], url)
+
+    proxy.fault = finish_first
+    builder.build(made["small"], url, part=(0, 1))
+    assert there(url, proxy) == tree(folders["small"])
+    Remote(url).put(".build/foreground.train.00000", b"of a part that was killed")
+    assert builder.build(made["small"], url, part=(0, 1)).written == 0
+    assert there(url, proxy) == tree(folders["small"])
+
+
 def test_parts_are_built_in_any_order_and_finished(
     made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
 ) -> None:
@@ -826,6 +864,17 @@ def test_a_fallback_is_built_beside_the_url(
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     assert f"{url}/small: built" in result.output
+
+
+def test_without_a_temporary_folder_the_variable_is_named(
+    made: dict[str, Recipe], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", find_none)
+    with pytest.raises(StorageError, match="set TMPDIR"):
+        builder.build(made["small"], url)
 
 
 def test_functions_that_open_what_they_build_refuse_a_url(url: str) -> None:

@@ -258,6 +258,7 @@ def proxy(server_port: int) -> Iterator[Proxy]:
             yield state
         finally:
             httpd.shutdown()
+            _close_idle(int(httpd.server_address[1]))
             thread.join()
 
 
