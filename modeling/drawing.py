@@ -10,12 +10,13 @@ import struct
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from io import BytesIO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from modeling.kinds import Array, as_rgb
 
@@ -148,6 +149,7 @@ REGION, RING = AMBER, CYAN  # binary masks, circles
 _SIDE = 392  # the longer side of a small image is enlarged to about so many pixels
 _GAP = 16
 _FINE = 4  # letters are drawn this many times as large, then averaged
+_CAPITAL = 0.7  # the height of a capital in the font, of its size
 _TINT = 0.4  # share of its colour that a pixel of a mask gets
 
 
@@ -206,12 +208,22 @@ def _tint(picture: UInt8, regions: UInt8, colours: UInt8, scale: int) -> UInt8:
 
 def _line(text: str, size: int = 12) -> UInt8:
     """Draw a line of ASCII text whose capitals are `size` pixels high."""
-    font, thickness, scale = cv2.FONT_HERSHEY_SIMPLEX, size * _FINE // 7, size * _FINE / 21
-    (width, _), _ = cv2.getTextSize(text, font, scale, thickness)
-    fine = np.zeros((2 * size * _FINE, (width // _FINE + 2) * _FINE), np.uint8)
-    cv2.putText(fine, text, (0, 3 * size * _FINE // 2), font, scale, (255,), thickness, cv2.LINE_AA)
-    cover = fine.reshape(2 * size, _FINE, -1, _FINE).mean((1, 3))[..., None] / 255
+    font = _font(size)
+    fine = Image.new("L", (_FINE * (int(font.getlength(text)) // _FINE + 2), _FINE * 2 * size))
+    base = _FINE * 3 * size // 2
+    ImageDraw.Draw(fine).text((0, base), text, fill=255, font=font, anchor="ls")
+    cover = np.asarray(fine).reshape(2 * size, _FINE, -1, _FINE).mean((1, 3))[..., None] / 255
     return np.rint(np.array(PAGE) * (1 - cover) + np.array(TEXT) * cover).astype(np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Load the font that comes with Pillow, with fine capitals of `size` pixels."""
+    packaged = ImageFont.load_default(_FINE * size / _CAPITAL)
+    assert isinstance(packaged, ImageFont.FreeTypeFont)  # of every build of Pillow for pip
+    # without the layout of a library that may be installed or not
+    content = BytesIO(packaged.font_bytes)
+    return ImageFont.truetype(content, packaged.size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _swatch(colour: UInt8) -> UInt8:
