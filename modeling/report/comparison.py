@@ -77,8 +77,9 @@ def compare(places: Iterable[PathLike[str] | str], split: str = "test") -> list[
     where one is not scored on `split` or given twice, and DamagedError for a record that cannot be
     read.
 
-    >>> modeling.compare(["runs/seed0", "runs/seed1"])[0].scores["accuracy"]  # doctest: +SKIP
-    Spread(n=2, mean=0.9964, sd=0.0004, least=0.9961, most=0.9967)
+    >>> (group,) = modeling.compare(["runs/circles"], "val")
+    >>> group.task, group.seeds, group.scores["accuracy"].n
+    ('circles', [0], 1)
     """
     folders = [folder for place in places for folder in find_runs(Path(place))]
     twice = sorted({str(each) for each in folders if folders.count(each) > 1})
