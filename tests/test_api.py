@@ -89,8 +89,13 @@ print(len(names))
 """
 
 
-@pytest.mark.parametrize("package", [datagen, modeling])
-@pytest.mark.parametrize("step", [60, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("package", "step"),
+    [
+        (datagen, 60),
+        *(pytest.param(package, 1, marks=pytest.mark.long) for package in (datagen, modeling)),
+    ],
+)
 def test_functions_stay_what_they_are_in_every_order_of_imports(
     package: ModuleType, step: int
 ) -> None:

@@ -118,7 +118,7 @@ def steps(long: range, quick: tuple[int, ...]) -> list[Any]:
 # Built there
 
 
-@pytest.mark.parametrize("name", ["hdf5", "zarr", LONG("zstd")])
+@pytest.mark.parametrize("name", ["zarr", LONG("hdf5"), LONG("zstd")])
 def test_a_build_at_a_url_is_that_of_a_folder(
     name: str, made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
 ) -> None:
@@ -750,6 +750,7 @@ def test_a_process_lets_go_of_the_images_of_a_build_without_jobs(
 # Converted
 
 
+@pytest.mark.long  # every format and compression; commands convert one in the quick tests
 def test_datasets_are_converted_from_and_to_urls(
     folders: dict[str, Path], url: str, proxy: Proxy
 ) -> None:

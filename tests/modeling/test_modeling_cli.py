@@ -610,6 +610,7 @@ def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     assert not (tmp_path / "foreground").exists()
 
 
+@pytest.mark.long  # three trainings in processes of their own
 def test_runs_side_by_side_equal_runs_in_turn(
     folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

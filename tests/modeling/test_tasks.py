@@ -72,7 +72,11 @@ def test_smoothing_spreads_only_the_labels_of_classes(dataset: Dataset, name: st
 
 
 @pytest.mark.parametrize(
-    "name", ["foreground", "circles", pytest.param("mosaics", marks=pytest.mark.long)]
+    "name",
+    [
+        "circles",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("foreground", "mosaics")),
+    ],
 )
 def test_8_samples_are_learnt_by_heart(dataset: Dataset, name: str) -> None:
     task, config = TASKS[name], small(name, augment=0.0)
