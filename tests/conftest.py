@@ -21,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import numpy.typing as npt
 import pytest
+import shares
 from hypothesis import configuration, settings
 from isolation import ROOT, environment_of, known, own_place
 
@@ -94,12 +95,15 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-@pytest.hookimpl(trylast=True)  # after others have deselected
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before others deselect, and after
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
+    shares.mark(items)
+    yield
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if all(item.get_closest_marker("long") for item in items):
         go_in_breadth(items)
+    return None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import house
+import shares
 import pytest
 from isolation import ROOT
 
@@ -156,6 +157,13 @@ def test_the_page_lists_every_file_with_long_tests() -> None:
         if "mark." + "long" in path.read_text("utf-8")
     ]
     assert sorted(listed) == sorted(marked)
+
+
+def test_every_test_of_which_a_share_is_quick_exists() -> None:
+    for stem, tests in shares.SHARES.items():
+        (path,) = (ROOT / "tests").rglob(f"{stem}.py")
+        text = path.read_text("utf-8")
+        assert [name for name in tests if f"def {name}(" not in text] == [], stem
 
 
 def test_the_layers_on_the_page_are_those_of_the_contracts() -> None:
