@@ -10,8 +10,8 @@ import tomllib
 from pathlib import Path
 
 import house
-import shares
 import pytest
+import shares
 from isolation import ROOT
 
 IMPORT_EVERYTHING = """
