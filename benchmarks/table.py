@@ -223,7 +223,7 @@ def objects(facts: Mapping[str, Any]) -> str:
         ("... over plain gets of the client", _interval(pull)),
         ("... its processor time", _spread(pull["cpu_s"], "s")),
         ("... that of plain gets", _spread(pull["plain_cpu_s"], "s")),
-        ("an epoch of mosaics from a warm cache over one from the folder", _interval(loader)),
+        ("ten epochs of mosaics from a warm cache, over ten from the folder", _interval(loader)),
     ]
     build = facts["build"]
     rows += [
