@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,6 @@ from modeling.files import (
 JOBS = 4  # files on their way at once
 _FETCHES = 3  # of a file whose bytes are not the right ones
 _PIECE = 1 << 22  # bytes of a file that come at a time
-_HUGE_PAGE = 1 << 21  # bytes, on x86-64 and most ARM systems
 _SCHEMES = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
 _URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9_.=+-]+(/[A-Za-z0-9_=+-][A-Za-z0-9_.=+-]*)+/?")
 _SECONDS = "DATAGEN_REQUEST_SECONDS"
@@ -327,21 +325,11 @@ def _settle(remote: Remote, folder: Path, wanted: ShardFile, compare: bool) -> N
     raise problem
 
 
-def _write(file: FileIO, held: bytearray, count: int) -> None:
-    """Write the first `count` bytes that are held back, and drop them."""
-    with memoryview(held) as view:
-        done = 0
-        while done < count:
-            done += file.write(view[done:count]) or 0
-    del held[:count]
-
-
 def _fill(remote: Remote, draft: Path, wanted: ShardFile) -> ModelingError | None:
     """Fetch a file into a draft; return what is wrong with it. Removes a draft that is wrong."""
     size, pieces = 0, remote.stream(wanted.path)
     place = f"{remote.url}/{wanted.path}"
-    held = bytearray()  # whole huge pages are written, which are gathered from a fifth faster
-    with storage_errors(draft), draft.open("xb", buffering=0) as file:
+    with storage_errors(draft), draft.open("xb") as file:
         while True:
             try:
                 piece = next(pieces, None)
@@ -352,9 +340,8 @@ def _fill(remote: Remote, draft: Path, wanted: ShardFile) -> ModelingError | Non
             size += len(piece)
             if size > wanted.size:
                 break
-            held += piece
-            _write(file, held, len(held) - len(held) % _HUGE_PAGE)
-        _write(file, held, len(held))
+            file.write(piece)
+        file.flush()
         os.fsync(file.fileno())
     other = "the size" if size != wanted.size else _other(draft, wanted)
     if other is None:
