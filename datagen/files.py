@@ -335,7 +335,7 @@ def _begin_to_sync(descriptor: int) -> None:
     While fsync waits, other writes to the file wait too; sync_file_range(2), of Linux, lets them go
     on. Python has no function for it. It takes an offset and a length: both 0 are the whole file.
     """
-    import ctypes  # which would take a tenth of what `datagen --help` takes
+    import ctypes  # only builds of large files need it
 
     send = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if send is None:

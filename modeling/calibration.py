@@ -40,9 +40,9 @@ def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float
     if not n:
         return 1.0
     scores = np.array(logits.T, np.float64, order="C")  # sums over few classes are fast in columns
-    spread = 1 / (n + 1)
     if (scores == scores[:1]).all():
         return 1.0
+    spread = 1 / (n + 1)
     scores -= (1 - spread) * scores[labels, np.arange(n)] + spread * scores.mean(0)
 
     low, high, factor = 1 / MOST, 1 / LEAST, 1.0

@@ -198,9 +198,10 @@ def build(
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, None, workers, engine, shards, silent)
-    is_drawn = preview and built.manifest is not None
-    with progress("drawing", silent):
-        pictures = _fresh_preview(_folder(root)) if is_drawn else []
+    pictures: list[Path] = []
+    if preview and built.manifest is not None:
+        with progress("drawing", silent):
+            pictures = _fresh_preview(_folder(root))
     print_built(built, root, quiet, as_json, sheets=pictures)
 
 
