@@ -3,8 +3,8 @@
 Ours is built by datagen; its samples are given to every peer, which keeps as many in its own
 format. Each piece of work is a process of its own, whose imports are not timed: writing until the
 disk has it, reading everything, timing both orders, and reading everything once a byte is flipped
-and once the end is cut off. Then the gather of mapped files is timed beside numpy.take in each
-state of the cache (benchmarks/states.py). A peer that cannot be measured is listed with the reason.
+and once the end is cut off. With --state the gather of mapped files is timed beside numpy.take in
+that state of the cache (states.py). A peer that cannot be measured is listed with the reason.
 """
 
 from __future__ import annotations
@@ -44,10 +44,14 @@ def truth_of(dataset: Path, folder: Path) -> None:
     "--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR"
 )
 @click.option(
-    "--peer", "chosen", multiple=True, type=click.Choice(list(PEERS)), help="Only these; or all."
+    "--peer",
+    "chosen",
+    multiple=True,
+    type=click.Choice(list(PEERS)),
+    help="Only these; all unless --state.",
 )
 @click.option(
-    "--state", "cached", multiple=True, type=click.Choice(STATES), help="Only these; or all."
+    "--state", "cached", multiple=True, type=click.Choice(STATES), help="Time the gather in it."
 )
 @click.option(
     "--count", default=262_144, show_default=True, help="Samples that ours and each peer keep."
@@ -79,7 +83,10 @@ def main(
     """Measure, print, and write the results."""
     load = [round(value, 1) for value in os.getloadavg()]
     os.environ[RECIPE] = json.dumps([recipe, source_dir and str(source_dir), count])
-    found: dict[str, Any] = {}
+    options = [f"--count={count}", f"--rounds={rounds}", f"--seconds={seconds:g}"]
+    names = [*(f"--peer={peer}" for peer in chosen), *(f"--state={state}" for state in cached)]
+    command = shlex.join(["python", "benchmarks/loader.py", *names, *options])
+    facts: dict[str, Any]
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
         place, truth = folder / "first", folder / "truth"
@@ -90,39 +97,29 @@ def main(
             raise SystemExit(f"ours could not be built: {built}")
         ours = place / "ours"
         truth_of(ours, truth)
-        gathered = {
-            state: states.measure(state, ours, truth, CHUNK, rounds) for state in cached or STATES
+        gathered = {state: states.measure(state, ours, truth, CHUNK, rounds) for state in cached}
+        size = sum(np.load(truth / f"{name}.npy").nbytes for name in states.COLUMNS)
+        facts = {
+            "command": command,
+            "complete": False,
+            "digest": open_dataset(ours).digest,
+            "samples": count,
+            "bytes_of_samples": size,
+            "batch": CHUNK,
+            "rounds": rounds,
+            "machine": machine() | {"torch": torch.__version__},
+            "load_before": load,
+            "states": gathered,
+            "peers": {},
+            "not_measured": {},
         }
-        for number, peer in enumerate(chosen or PEERS):
-            found[peer] = attempt(peer, folder / str(number), truth, seconds)
-            shown = found[peer].get("not_measured", "measured")
-            click.echo(f"{peer}: {shown}; load {os.getloadavg()[0]:.1f}", err=True)
-        digest = open_dataset(ours).digest
-        size = sum(np.load(truth / f"{name}.npy", mmap_mode="r").nbytes for name in states.COLUMNS)
-    options = [f"--count={count}", f"--rounds={rounds}", f"--seconds={seconds:g}"]
-    facts = {
-        "command": shlex.join(
-            [
-                *("python", "benchmarks/loader.py"),
-                *(f"--peer={peer}" for peer in chosen),
-                *(f"--state={state}" for state in cached),
-                *options,
-            ]
-        ),
-        "digest": digest,
-        "samples": count,
-        "bytes_of_samples": size,
-        "batch": CHUNK,
-        "rounds": rounds,
-        "machine": machine() | {"torch": torch.__version__},
-        "load_before": load,
-        "load_after": [round(value, 1) for value in os.getloadavg()],
-        "states": gathered,
-        "peers": {name: facts for name, facts in found.items() if "not_measured" not in facts},
-        "not_measured": {
-            name: facts["not_measured"] for name, facts in found.items() if "not_measured" in facts
-        },
-    }
+        for number, peer in enumerate(chosen or ([] if cached else PEERS)):
+            found = attempt(peer, folder / str(number), truth, seconds)
+            why = found.get("not_measured")
+            facts["not_measured" if why else "peers"][peer] = why or found
+            click.echo(f"{peer}: {why or 'measured'}; load {os.getloadavg()[0]:.1f}", err=True)
+            write(evidence, facts)  # what is known so far
+    facts |= {"complete": True, "load_after": [round(value, 1) for value in os.getloadavg()]}
     write(evidence, facts)
     click.echo(json.dumps(facts, indent=2))
 

@@ -7,7 +7,10 @@ mapped .npy file a column and numpy.take from memory (the floor) take turns.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import itertools
+import mmap
 import os
 import re
 import time
@@ -17,12 +20,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from result_files import spread
 
 from modeling.data.dataset import Split, open_dataset
 from modeling.data.order import Order
-from modeling.training.loader import Loader
 
 COLUMNS = ("image", "mask", "label")
 FLOOR, OURS, MAPPED = "numpy.take (the floor)", "ours", "one mapped .npy a column"
@@ -51,6 +52,8 @@ def gather(arrays: list[Array], batch: int) -> Epoch:
 
 def through_torch(split: Split, order: Order) -> Epoch:
     """Read the same split and order through torch's DataLoader without workers."""
+    import torch
+
     chosen = split.select(*COLUMNS)
     batches = [order.batch(0, step) for step in range(order.steps)]
     options: Any = {"dataset": chosen, "batch_size": None, "sampler": batches}
@@ -83,6 +86,22 @@ def drop(files: Iterable[Path]) -> None:
             os.close(descriptor)
 
 
+def resident(files: Iterable[Path]) -> float:
+    """Return the share of the files' pages that are in the system's cache, by mincore(2)."""
+    mincore = ctypes.CDLL(None, use_errno=True).mincore
+    mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    inside, pages = 0, 0
+    for path in files:
+        if not path.stat().st_size:
+            continue
+        mapped = np.memmap(path, np.uint8, "r")
+        states = np.zeros(-(-mapped.size // mmap.PAGESIZE), np.uint8)
+        if mincore(mapped.ctypes.data, mapped.size, states.ctypes.data):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+        inside, pages = inside + int((states & 1).sum()), pages + states.size
+    return round(inside / pages, 3)
+
+
 def read_through(files: Iterable[Path]) -> None:
     """Read files from the first byte to the last, as `cat` does."""
     for path in files:
@@ -91,12 +110,17 @@ def read_through(files: Iterable[Path]) -> None:
                 pass
 
 
-def prepare(state: str, files: list[Path]) -> None:
-    """Bring the files into a state: fresh (nothing is done), cold, or read by another program."""
+def prepare(state: str, files: list[Path]) -> float:
+    """Bring the files into a state: fresh (nothing is done), cold, or read by another program.
+
+    Returns the share of their pages that was cached before anything read them.
+    """
     if state != "fresh":
         drop(files)
+    cached = resident(files)
     if state == "read":
         read_through(files)
+    return cached
 
 
 def huge_share(folder: Path) -> float | None:
@@ -131,12 +155,19 @@ def shares(smaps: str, folder: str) -> float | None:
 
 def measure(state: str, ours: Path, truth: Path, batch: int, rounds: int) -> dict[str, Any]:
     """Return rates and their ratios to the floor, pair by pair, in one state of the cache."""
+    import torch
+
+    from modeling.training.loader import Loader
+
     files = {
         OURS: [p for name in COLUMNS for p in (ours / f"mosaics/train/{name}").rglob("*")],
         MAPPED: [truth / f"{name}.npy" for name in COLUMNS],
     }
-    for paths in files.values():
-        prepare(state, [path for path in paths if path.is_file()])
+    gc.collect()  # pages that are still mapped stay in the cache
+    cached = {
+        name: prepare(state, [path for path in paths if path.is_file()])
+        for name, paths in files.items()
+    }
     split = open_dataset(ours)["mosaics"]["train"]
     order, epochs = Order(len(split), 0, batch), itertools.count()
     loader, streamed = Loader(split, COLUMNS, order), Loader(split, COLUMNS, order, mode="streamed")
@@ -164,6 +195,7 @@ def measure(state: str, ours: Path, truth: Path, batch: int, rounds: int) -> dic
         "samples_per_cpu_s": {name: spread(values) for name, values in cpu.items()},
         "samples_per_wall_s": {name: spread(values) for name, values in wall.items()},
         "cpu_over_floor": {name: _ratios(values, cpu[FLOOR]) for name, values in cpu.items()},
+        "cached_before": cached,
         "mapped_in_huge_pages": {OURS: huge_share(ours), MAPPED: huge_share(truth)},
         "load": round(os.getloadavg()[0], 1),
     }

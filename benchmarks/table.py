@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ablation
+import comparing
 import paper
 
 from modeling.scoring.tables import REFERENCE
@@ -302,6 +303,11 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/own-images.md": {"kinds": _from("kinds", kinds)},
     "docs/gpu.md": {"paper": _from("paper", paper.table)},
     "docs/objects.md": {"objects": _from("objects", objects)},
+    "docs/comparison.md": {
+        "peers": _from("loader", comparing.peers),
+        "damage": _from("loader", comparing.damage),
+    },
+    "docs/reading.md": {"states": _from("loader-states", comparing.gathering)},
     "docs/scale.md": {"engines": _from("engines", engines)},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from isolation import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from peers import PEERS, Peer, check, shapes_of
-from peers.base import OWN, Samples, each
+from peers.base import ASKED, OWN, Samples, each
 from peers.trial import cut, flip, largest, verdict
 from peers.work import read_all
+from states import drop, read_through, resident
 
 sys.path.pop(0)
 
@@ -37,9 +39,9 @@ def order() -> Array:
 
 
 def compare(
-    samples: Samples, order: Array, read: Callable[[Array], list[Array]], **facts: str
+    samples: Samples, order: Array, read: Callable[[Array], list[Array]], shuffles: str = ASKED
 ) -> None:
-    peer = Peer("numpy", (), lambda *_: None, lambda *_: each(read), **facts)
+    peer = Peer("numpy", (), lambda *_: None, lambda *_: each(read), shuffles=shuffles)
     check(peer, each(read), samples, order, BATCH)
 
 
@@ -128,3 +130,20 @@ def test_samples_that_do_not_come_are_counted(samples: Samples, tmp_path: Path) 
     facts = read_all(peer, tmp_path, samples, 0)
     assert facts == {"differ": 0, "missing": COUNT - BATCH}
     assert verdict(facts) == f"samples missing in silence: {COUNT - BATCH}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the pages in its cache")
+def test_a_file_that_is_read_through_is_cached(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 16))
+    drop([path])  # in memory it stays cached
+    read_through([path])
+    assert resident([path]) == 1
+
+
+def test_the_features_name_tests_that_exist() -> None:
+    page = (ROOT / "docs/comparison.md").read_text("utf-8")
+    named = re.findall(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)", page)
+    assert named
+    for name, path in named:
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8")

@@ -15,7 +15,7 @@ _COLUMNS = tuple(f"ours/mosaics/train/{name}" for name in ("image", "mask", "lab
 
 PEERS: dict[str, Peer] = {
     "ours": Peer(
-        "numpy",
+        "datagen",
         ("datagen", "modeling"),
         ours.write,
         ours.read,
@@ -24,7 +24,7 @@ PEERS: dict[str, Peer] = {
         columns=_COLUMNS,
     ),
     "ours, digests compared": Peer(
-        "numpy",
+        "datagen",
         ("datagen", "modeling"),
         ours.write,
         ours.read_checked,

@@ -136,7 +136,8 @@ def main(kind: str, name: str, folder: str, samples: str, seconds: str) -> None:
         facts = WORK[kind](peer, Path(folder), truth(Path(samples)), float(seconds))
         facts |= {"own_mib_after_imports": before, "version": version(peer.distribution)}
     except Exception as error:  # noqa: BLE001  (it is the result)
-        line = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        text = " ".join(str(error).split()).replace(folder, "DIR")
+        line = f"{type(error).__name__}: {text[:160]}"
         facts = {"error": line, "absent": isinstance(error, ModuleNotFoundError)}
     print(json.dumps(facts), flush=True)
     sys.stdout.flush()
