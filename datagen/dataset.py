@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datagen import files
+from datagen import describing, files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
@@ -40,7 +40,7 @@ from datagen.split import (
     file_facts,
     shard_list,
 )
-from datagen.stores import Array, Store, open_store
+from datagen.stores import NO_ATTRIBUTES, Array, Attributes, Store, open_store
 
 _HELD = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)  # where a process has a file open, on NFS
 _ATTEMPTS, _PAUSE = 100, 0.1  # to remove such a file, in seconds: workers look every second
@@ -282,8 +282,10 @@ def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = 
     ):
         return False
     format_name = manifest.recipe.storage.format
+    attributes = describing.attributes(manifest) if consolidated else NO_ATTRIBUTES
     return all(
-        _is_intact(root, file) or (consolidated and _is_consolidated(root, file, format_name))
+        _is_intact(root, file)
+        or (consolidated and _is_consolidated(root, file, format_name, attributes))
         for file in small_files(manifest)
     )
 
@@ -422,13 +424,13 @@ def _is_intact(root: Path, facts: FileFacts) -> bool:
         raise
 
 
-def _is_consolidated(root: Path, file: FileFacts, format_name: str) -> bool:
+def _is_consolidated(root: Path, file: FileFacts, format_name: str, attributes: Attributes) -> bool:
     """Return whether a file is a group's metadata plus what `zarr.consolidate_metadata` adds."""
     test = open_store(format_name).is_consolidated
     if test is None or _size(root / file.path) is None:
         return False
     with files.storage_errors(root / file.path):
-        return test(root, file.path)
+        return test(root, file.path, attributes)
 
 
 def _size(path: Path) -> int | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from datagen import files
+from datagen import describing, files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import checked_table, remove_records, require_no_links, small_files
@@ -211,6 +211,7 @@ def _require_own_paths(remote: Remote, manifest: Manifest) -> None:
     """Raise DamagedError unless all files have the paths of the format: none hides another."""
     store = open_store(manifest.recipe.storage.format)
     names = {RECIPE, *([GROUPS] if manifest.recipe.group_names else [])}
+    names.update(describing.documents(manifest))
     for split in manifest.splits.values():
         names.update(store.metadata_paths(split), [store.views.path(split)] if store.views else ())
         assert split.table is not None
@@ -269,12 +270,14 @@ def _table(remote: Remote, split: Split, data: bytes) -> Table:
 def _require_written_anew(remote: Remote, manifest: Manifest, small: Mapping[str, bytes]) -> None:
     """Raise DamagedError unless recipe and metadata are those that this version writes."""
     store = open_store(manifest.recipe.storage.format)
+    attributes = describing.attributes(manifest)
     with tempfile.TemporaryDirectory(prefix="datagen-") as folder:
         files.write_atomic(Path(folder, RECIPE), recipes.to_toml(manifest.recipe).encode())
         names = [RECIPE]
         for split in manifest.splits.values():
-            names += store.write_metadata(Path(folder), split)
+            names += store.write_metadata(Path(folder), split, attributes)
         written = {name: Path(folder, name).read_bytes() for name in names}
+    written |= describing.documents(manifest)
     tables = {split.table_path for split in manifest.splits.values()}
     other = [
         path

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from datagen import files
+from datagen import describing, files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import Engine, Progress
@@ -27,7 +27,7 @@ from datagen.hashing import bytes_digest, merkle_root
 from datagen.layout import GROUPS, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import FileFacts, Shard, Split, Table, shard_list
-from datagen.stores import open_store
+from datagen.stores import Attributes, open_store
 from datagen.tasks import Deriver, Inputs, TaskFile
 
 
@@ -141,14 +141,18 @@ class Target(ABC):
             )
 
     def write_small_files(self, root: Path, tables: Mapping[str, Table]) -> Manifest:
-        """Write the recipe, the shard tables and the stores' metadata below `root`.
+        """Write all below `root` that is neither samples nor the manifest.
+
+        That is the recipe, the shard tables, the stores' metadata and the words for other tools.
 
         Returns the manifest that states them, and groups.txt as it is there.
         """
+        planned = {(split.task, split.name): split for split in self.splits}
+        attributes = describing.attributes(replace(self.plan, splits=planned))
 
         def describe(split: Split, slot: Slot) -> tuple[Split, list[str]]:
             slot.check()
-            return self._described(root, split, tables)
+            return self._described(root, split, tables, attributes)
 
         metadata = [RECIPE, *([GROUPS] if self.plan.recipe.group_names else [])]
         files.write_atomic(root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
@@ -157,11 +161,15 @@ class Target(ABC):
         for _, paths in described.values():
             metadata += paths
         splits = {(split.task, split.name): described[split][0] for split in self.splits}
+        manifest = manifests.seal(replace(self.plan, splits=splits))
+        for path, data in describing.documents(manifest).items():
+            files.write_atomic(root / path, data)
+            metadata.append(path)
         listed = tuple(_facts(root, path) for path in sorted(metadata))
-        return manifests.seal(replace(self.plan, splits=splits, files=listed))
+        return replace(manifest, files=listed)
 
     def _described(
-        self, root: Path, split: Split, tables: Mapping[str, Table]
+        self, root: Path, split: Split, tables: Mapping[str, Table], attributes: Attributes
     ) -> tuple[Split, list[str]]:
         """Write a split's shard table and metadata; return the finished split, and their paths."""
         rows = [tables[Shard(split, index).name] for index in range(split.shards)]
@@ -172,7 +180,7 @@ class Target(ABC):
             for column, line in zip(split.columns, table, strict=True)
         )
         finished = replace(split, columns=columns, table=_facts(root, split.table_path))
-        return finished, self._store.write_metadata(root, split)
+        return finished, self._store.write_metadata(root, split, attributes)
 
 
 HandOver = Callable[[Target, Sequence[str], int], Callable[[Split], Deriver]]

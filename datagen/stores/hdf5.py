@@ -28,9 +28,11 @@ from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.split import Column, Split
 from datagen.stores import (
+    NO_ATTRIBUTES,
     ZSTD_HEADER,
     ZSTD_LEVEL,
     Array,
+    Attributes,
     ChunkEncoder,
     Contradiction,
     Extent,
@@ -146,7 +148,11 @@ class _ChunkWriter:
         self._positions[name][0] += self._chunks[name]
 
 
-def write_metadata(root: Path, split: Split) -> list[str]:
+def write_metadata(
+    root: Path,
+    split: Split,
+    attributes: Attributes = NO_ATTRIBUTES,  # noqa: ARG001
+) -> list[str]:
     """Write nothing, for the shards need no metadata files; remove the view of an earlier build."""
     path = root / view_path(split)
     with storage_errors(path):

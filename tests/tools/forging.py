@@ -125,10 +125,7 @@ def seal(tiny: Tiny) -> None:
     for splits in plain["tasks"].values():
         for facts in splits.values():
             _refresh(tiny, facts["table"])
-    plain["files"] = [file for file in plain["files"] if _is_plain(tiny.root / file["path"])]
-    for file in plain["files"]:
-        _refresh(tiny, file)
-    columns = (
+    columns = [
         (
             task,
             split,
@@ -140,11 +137,21 @@ def seal(tiny: Tiny) -> None:
         for task, splits in plain["tasks"].items()
         for split, facts in splits.items()
         for column in facts["columns"]
-    )
+    ]
+    _restate(tiny.root / "zarr.json", plain["digest"], dataset_digest(columns))
     plain["digest"] = dataset_digest(columns)
+    plain["files"] = [file for file in plain["files"] if _is_plain(tiny.root / file["path"])]
+    for file in plain["files"]:
+        _refresh(tiny, file)
     plain.pop("sha256", None)
     plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
     (tiny.root / MANIFEST).write_bytes(canonical_json(plain))
+
+
+def _restate(path: Path, before: str, after: str) -> None:
+    """Put the new dataset digest into the metadata of the root, if it has some."""
+    if _is_plain(path):
+        path.write_bytes(path.read_bytes().replace(before.encode(), after.encode()))
 
 
 def reseal(tiny: Tiny) -> None:

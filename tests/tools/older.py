@@ -1,4 +1,7 @@
-"""Datasets as earlier versions wrote them: HDF5 with views of whole columns, Zarr filled with 0."""
+"""Datasets as earlier versions wrote them: HDF5 with views of whole columns, Zarr filled with 0.
+
+Both without the words that describe a dataset: attributes, Croissant and the licence text.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from datagen import describing
 from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.hashing import bytes_digest, canonical_json
@@ -20,14 +24,16 @@ def make_older(root: Path) -> Path:
     """Turn the dataset in `root` into one of an earlier version: same samples, other metadata."""
     dataset = Dataset(root)
     hdf5 = dataset.manifest.recipe.storage.format == "hdf5"
+    words = set(describing.documents(dataset.manifest))
+    for path in words:
+        (root / path).unlink()
     for split in dataset.splits.values():
         if hdf5:
             write_view(root, split)
         else:
             fill_with_zeros(root, split)
-    listed = {file.path for file in dataset.manifest.files} | {
-        f"{split.folder}/all.h5" for split in dataset.splits.values() if hdf5
-    }
+    listed = {file.path for file in dataset.manifest.files} - words
+    listed |= {f"{split.folder}/all.h5" for split in dataset.splits.values() if hdf5}
     files = tuple(facts_of(root, path) for path in sorted(listed))
     (root / MANIFEST).write_bytes(
         manifests.to_bytes(manifests.seal(replace(dataset.manifest, files=files)))
@@ -42,10 +48,11 @@ def facts_of(root: Path, path: str) -> FileFacts:
 
 
 def fill_with_zeros(root: Path, split: Split) -> None:
-    """Write the metadata of each array with the fill value 0."""
+    """Write the metadata of each array with the fill value 0 and without attributes."""
     for column in split.columns:
         path = root / split.folder / column.name / "zarr.json"
-        path.write_bytes(canonical_json(json.loads(path.read_bytes()) | {"fill_value": 0}))
+        document = json.loads(path.read_bytes()) | {"fill_value": 0, "attributes": {}}
+        path.write_bytes(canonical_json(document))
 
 
 def write_view(root: Path, split: Split) -> None:
