@@ -63,7 +63,7 @@ test-interop:  ## Read exports by the libraries of their formats, in an environm
 	@.venv-interop/bin/pip install --quiet --editable '.[interop]'
 	@.venv-interop/bin/pip install --quiet --no-deps mosaicml-streaming
 	@.venv-interop/bin/pip install --quiet transformers brotli python-snappy zstd catalogue
-	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py
+	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py tests/datagen/test_describing.py
 
 mutants: $(VENV)/dev  ## Mutate the mathematics, and check that tests notice; writes results/mutants.json
 	@$(BIN)/python tests/tools/mutants.py $(workers)

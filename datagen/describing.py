@@ -104,15 +104,16 @@ def attributes(manifest: Manifest) -> Attributes:
 
 def _of_column(manifest: Manifest, split: Split, column: Column) -> dict[str, Any]:
     """Return the attributes of a column; none in a task of a user's own."""
-    meaning = _meaning(manifest, split.task, column.name)
-    told: dict[str, Any] = {} if meaning is None else {"long_name": meaning}
+    words = meaning(manifest, split.task, column.name)
+    told: dict[str, Any] = {} if words is None else {"long_name": words}
     values, names = _flags(manifest, split.task, column.name)
     if values and len(values) <= MAX_CLASSES + 2:
         told |= {"flag_values": list(values), "flag_meanings": " ".join(map(_word, names))}
     return told
 
 
-def _meaning(manifest: Manifest, task: str, column: str) -> str | None:
+def meaning(manifest: Manifest, task: str, column: str) -> str | None:
+    """Say in words what a column holds; None of a task of a user's own."""
     if task not in _TASKS:
         return None
     key = f"{task}/{column}"
@@ -230,12 +231,12 @@ def _record_set(manifest: Manifest, split: Split) -> dict[str, Any]:
 def _field(manifest: Manifest, split: Split, column: Column) -> dict[str, Any]:
     name = f"{split.folder}/{column.name}"
     shape = " x ".join(map(str, column.shape)) or "one value"
-    meaning = _meaning(manifest, split.task, column.name) or column.name
+    words = meaning(manifest, split.task, column.name) or column.name
     return {
         "@type": "cr:Field",
         "@id": name,
         "name": name,
-        "description": f"{meaning} ({shape}, {column.dtype})",
+        "description": f"{words} ({shape}, {column.dtype})",
         "dataType": "sc:Integer",
         "repeated": bool(column.shape),
         "source": {

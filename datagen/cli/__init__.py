@@ -38,7 +38,8 @@ _COMMANDS = (
         write.finish,
         write.convert,
     ),
-    *(read.info, read.verify, read.diff, read.show, read.sample, read.export, write.preview),
+    *(read.info, read.verify, read.diff, read.show, read.sample, read.export, read.card),
+    write.preview,
     *(move.push, move.pull),
 )
 _CONTINUES = (

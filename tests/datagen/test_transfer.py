@@ -513,7 +513,7 @@ def test_lists_in_pages_are_read_to_the_end(built: dict[str, Path], url: str, pr
     proxy.fault = lambda _: "page"
     upload.push(built["small"], url)
     download.pull(url, "back")
-    assert proxy.count("GET", "continuation-token") == 4
+    assert proxy.count("GET", "continuation-token") == 6
     assert tree(Path("back")) == tree(built["small"])
 
 
