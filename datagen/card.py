@@ -118,7 +118,7 @@ def _body(manifest: Manifest) -> list[str]:
         for column in split.columns
     }
     meanings = [
-        f"| {_cell(task)} | {_cell(name)} | `{column.dtype}` | "
+        f"| {_cell(task)} | {_cell(name)} | `{column.dtype.strip('|<')}` | "
         f"{' x '.join(map(str, column.shape)) or 'one value'} | "
         f"{_cell(describing.meaning(manifest, task, name) or '')} |"
         for (task, name), column in columns.items()

@@ -23,6 +23,7 @@ _CROISSANT_TERMS = (
     *("fileObject", "fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5"),
     *("parentField", "path", "personalSensitiveInformation", "recordSet", "references", "regex"),
     *("repeated", "replace", "separator", "source", "subField", "transform"),
+    *("equivalentProperty", "samplingRate"),
 )
 _MEANINGS = {
     "image": "the image",

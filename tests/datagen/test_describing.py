@@ -121,6 +121,7 @@ def test_the_command_prints_what_it_wrote(tmp_path: Path) -> None:
     assert result.output == f"{tmp_path / 'c' / 'README.md'}\n"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("place", ["zarr", "hdf5"])
 def test_mlcroissant_accepts_what_a_build_writes(place: str) -> None:
     library = pytest.importorskip("mlcroissant")
