@@ -240,11 +240,15 @@ def _metadata(dataset: Dataset, split: Split) -> list[str]:
 def _is_consolidated(
     dataset: Dataset, file: FileFacts, written: bytes | None, entries: Entries
 ) -> bool:
-    """Return whether zarr added copies of metadata to a group's, other than those `written`."""
-    test, path = dataset.store.is_consolidated, dataset.root / file.path
+    """Return whether zarr added copies of metadata to a group's.
+
+    If the build has `written` such copies itself, zarr did so only where they are others now than
+    when the manifest was written.
+    """
+    test = dataset.store.is_consolidated
     if test is None or not entries.is_file(file.path):
         return False
-    if written is not None and not _starts_otherwise(path, written):
+    if written is not None and not list(_check_file(dataset, file, entries)):
         return False
     try:
         return test(dataset.root, file.path, _attributes(dataset.manifest))

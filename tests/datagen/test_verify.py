@@ -1063,12 +1063,12 @@ def test_the_root_tells_zarr_of_all_columns_and_is_checked(
     assert [(one.kind, one.path) for one in verify(copy.root, quick=True).problems] == [
         ("consolidated", "zarr.json")
     ]
-    for forged, kind in (
-        (before.replace(b'"fill_value": 255', b'"fill_value": 0'), "consolidated"),
-        (before.replace(b'"license": "', b'"license": "not '), "misleading"),
+    for forged in (
+        before.replace(b'"fill_value": 255', b'"fill_value": 0'),
+        before.replace(b'"license": "', b'"license": "not '),
     ):
         assert forged != before
         path.write_bytes(forged)
         seal(copy)
         found = verify(copy.root, quick=True).problems
-        assert [(one.kind, one.path) for one in found] == [(kind, "zarr.json")]
+        assert [(one.kind, one.path) for one in found] == [("misleading", "zarr.json")]
