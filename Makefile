@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCE_DIR ?= $(DATAGEN_SOURCE_DIR)
-WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+WORKERS ?= $(CORES)
+# One more for the tests, unless WORKERS is given: a third of the time they wait for others.
+TESTERS := $(if $(filter file,$(origin WORKERS)),$(shell expr $(CORES) + 1),$(WORKERS))
 export DATAGEN_SOURCE_DIR := $(SOURCE_DIR)
 
 DATASET ?= data/mnist
@@ -53,7 +56,7 @@ report: $(VENV)/train  ## Show the runs in RUNS=runs on one page, runs/report/re
 	@$(choose) $(BIN)/modeling report $(call quoted,$(RUNS)) --dataset "$$dataset"
 
 test: $(VENV)/dev  ## Run the tests, or TESTS, without network; those on MNIST need SOURCE_DIR
-	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
+	@$(BIN)/pytest -q -n $(call quoted,$(TESTERS)) --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
 test-long: $(VENV)/dev  ## Run the long tests: exhaustive ones, and all of MNIST against slow exact code
 	@$(BIN)/pytest -q -n $(call quoted,$(WORKERS)) -m long --maxschedchunk 1 --limit $(call quoted,$(LIMIT)) $(TESTS)

@@ -223,20 +223,46 @@ def objects(facts: Mapping[str, Any]) -> str:
         ("... over plain gets of the client", _interval(pull)),
         ("... its processor time", _spread(pull["cpu_s"], "s")),
         ("... that of plain gets", _spread(pull["plain_cpu_s"], "s")),
-        ("an epoch of mosaics from a warm cache over one from the folder", _interval(loader)),
+        ("ten epochs of mosaics from a warm cache, over ten from the folder", _interval(loader)),
     ]
-    if "build" in facts:  # results of an earlier run have none
-        build = facts["build"]
-        rows += [
-            ("`datagen build --out URL`", _spread(build["wall_s"], "s")),
-            ("... over a build in a folder and a push", _interval(build)),
-        ]
+    build = facts["build"]
+    rows += [
+        ("`datagen build --out URL`", _spread(build["wall_s"], "s")),
+        ("... over a build in a folder and a push", _interval(build)),
+    ]
     head = (
         f"{facts['bytes'] / 1e6:,.0f} MB in {facts['files']} files, on {_machine(facts)}: medians "
         f"of {facts['rounds']}\nalternating runs, in brackets the least and the most, or the 95% "
         "interval of a ratio.\n"
     )
     return "\n".join([head, *_table(("measured", "result"), rows)]) + "\n"
+
+
+def engines(facts: Mapping[str, Any]) -> str:
+    """Make the table of docs/scale.md, in Markdown."""
+    usual, four = facts["default_recipe"], facts["four_times_the_mosaics"]
+    killed = facts["one_of_two_workers_killed"]
+    rows = [
+        ("`datagen build` in two threads", _spread(usual["threads_wall_s"], "s")),
+        ("... with `--engine dask`, two workers", _spread(usual["dask_wall_s"], "s")),
+        ("... more than threads take", _spread(usual["dask_wall_minus_threads_s"], "s")),
+        ("... its processor time over that of threads", _times(usual["dask_cpu_over_threads"])),
+        ("four times the mosaics, over threads", _times(four["dask_wall_over_threads"])),
+        (
+            "one of two workers killed, over undisturbed",
+            _times(killed["killed_over_undisturbed"]),
+        ),
+        ("... recorded shards made again", f"{killed['recorded_shards_made_again']:,}"),
+    ]
+    head = (
+        f"The default recipe, on {_machine(facts)}: medians of {facts['rounds']}\n"
+        "alternating runs, in brackets the least and the most.\n"
+    )
+    return "\n".join([head, *_table(("measured", "result"), rows)]) + "\n"
+
+
+def _times(values: dict[str, float]) -> str:
+    return _spread(values, "times")
 
 
 def _interval(facts: Mapping[str, Any]) -> str:
@@ -276,6 +302,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/own-images.md": {"kinds": _from("kinds", kinds)},
     "docs/gpu.md": {"paper": _from("paper", paper.table)},
     "docs/objects.md": {"objects": _from("objects", objects)},
+    "docs/scale.md": {"engines": _from("engines", engines)},
 }
 
 

@@ -45,8 +45,12 @@ LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what stat says of no file or folder
 _UNSYNCED = 1 << 27  # bytes of a file that may wait for the disk before it is sent there
 
+_SYNC_FILE_RANGE_WRITE = 2  # begin to write dirty pages, and wait for none
+
 # bytes, on x86-64 and most ARM systems; with pages of other sizes files are the same
 HUGE_PAGE = 1 << 21
+_PAGE = 1 << 16  # is cheaper to get from a system whose memory is fresh
+_LARGE = 1 << 13  # bytes of a sample that is gathered as fast from pages of that size
 
 
 @contextmanager
@@ -230,7 +234,7 @@ class AtomicFile:
 
     def _sync_early(self) -> None:
         try:
-            getattr(os, "fdatasync", os.fsync)(self.descriptor)
+            _begin_to_sync(self.descriptor)
         except OSError as error:  # the system tells it once: `commit` raises it
             self._failure = error
 
@@ -270,18 +274,19 @@ class AtomicFile:
 
 
 class Stream:
-    """Append bytes to a file from byte `start` on, in whole huge pages; `flush` writes the rest.
+    """Append bytes to a file from byte `start` on, in whole large pages; `flush` writes the rest.
 
     If the file system lets Linux cache a file in large pages, they are as large as the writes that
-    fill them. Samples of a mapped file are gathered a fifth faster from huge pages.
+    fill them. Samples of a mapped file are gathered a fifth faster from huge pages, unless they are
+    large themselves: those of `sample_bytes` decide the size of a write.
     """
 
-    def __init__(self, file: AtomicFile, start: int = 0) -> None:
-        self._file = file
+    def __init__(self, file: AtomicFile, start: int = 0, *, sample_bytes: int = 0) -> None:
+        self._file, self._page = file, HUGE_PAGE if sample_bytes < _LARGE else _PAGE
         # the file's bytes before this one are written; the first `_count` of `_held` come next
         self._written = start
         # memory that is filled again and again, and taken from the system only as far as it is
-        self._held, self._count = memoryview(_zeros(HUGE_PAGE)), 0
+        self._held, self._count = memoryview(_zeros(self._page)), 0
 
     @property
     def end(self) -> int:
@@ -289,11 +294,14 @@ class Stream:
         return self._written + self._count
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`; hold back a copy of the bytes after the last whole huge page."""
+        """Append `data`; hold back a copy of the bytes after the last whole page."""
         view = memoryview(data).cast("B")
         stop = self.end + len(view)
-        count = stop - stop % HUGE_PAGE - self.end
-        if count > 0:
+        stop -= stop % self._page
+        while self.end < stop:
+            # huge pages in one call, because the system makes none larger
+            end = stop if self._page == HUGE_PAGE else self.end + self._page - self.end % self._page
+            count = end - self.end
             self._write([self._held[: self._count], view[:count]])
             view, self._count = view[count:], 0
         self._held[self._count : self._count + len(view)] = view
@@ -319,6 +327,21 @@ class Stream:
                     written -= len(rest.pop(0))
                 if rest:
                     rest[0] = rest[0][written:]
+
+
+def _begin_to_sync(descriptor: int) -> None:
+    """Send the bytes of a file to the disk; where the system cannot but wait for it, wait.
+
+    While fsync waits, other writes to the file wait too; sync_file_range(2), of Linux, lets them go
+    on. Python has no function for it. It takes an offset and a length: both 0 are the whole file.
+    """
+    import ctypes  # only builds of large files need it
+
+    send = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if send is None:
+        os.fsync(descriptor)
+    else:
+        send(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def _zeros(size: int) -> mmap.mmap:

@@ -195,8 +195,20 @@ class Remote:
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; it is no error if they are gone."""
         names = [*paths]
+
+        def delete() -> None:
+            try:
+                self._library.delete(self._client, names)
+            except FileNotFoundError as error:
+                if _found(error)[1] == "NoSuchBucket":
+                    raise
+                # Azure says so of a single one, and may not have reached those after it
+                for name in names:
+                    with suppress(FileNotFoundError):
+                        self._library.delete(self._client, name)
+
         if names:
-            self._ask("", lambda: self._library.delete(self._client, names))
+            self._ask("", delete)
 
     def require_conditional_writes(self) -> None:
         """Raise StorageError unless the store refuses to create what is there already.

@@ -50,8 +50,8 @@ class Resolved:
         if problems:
             raise RecipeError(
                 f"the rule of the foreground does not suit these images: {'; '.join(problems)}",
-                remedy="give --values, --side, --by or --masks (foreground={'values': ...}),"
-                " or change [foreground] in the recipe",
+                remedy="give --values (foreground={'values': ...}), luma for pictures in colour, or"
+                " another option of the rule, or change [foreground] in the recipe",
             )
         _raise_all([*too_few(self.plan), *too_large(self.plan)])
 

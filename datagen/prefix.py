@@ -128,6 +128,8 @@ class Prefix:
         if listed is None or (MANIFEST in listed and not beside):
             return listed
         self.remote.require_conditional_writes()
+        if PARTIAL_MANIFEST in listed and MANIFEST in listed:
+            return listed if self._is_mine_beside() else None
         if PARTIAL_MANIFEST in listed:
             return listed
         if not self.remote.put(PARTIAL_MANIFEST, self._claim) and not self._is_ours(
@@ -140,6 +142,17 @@ class Prefix:
         except FormatError:
             self.remote.delete([PARTIAL_MANIFEST])  # a claim on what is finished claims nothing
             raise
+
+    def _is_mine_beside(self) -> bool:
+        """Return whether the claim beside a finished dataset is this one; remove any other.
+
+        It is of a command that was killed just after it had finished the dataset.
+        """
+        try:
+            return self._is_ours(PARTIAL_MANIFEST)
+        except FormatError:
+            self.remote.delete([PARTIAL_MANIFEST])
+            return False
 
     def _is_ours(self, name: str) -> bool:
         """Return True if a manifest there is of this dataset, and False if it is gone.

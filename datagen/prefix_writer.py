@@ -87,7 +87,12 @@ class DatasetPrefix(Target):
                 require_sendable(path, room, SMALLER)
         prefix._look()
         check()
-        yield prefix
+        try:
+            yield prefix
+        except Exception:
+            prefix._tidy()
+            raise
+        prefix._tidy()
 
     @classmethod
     @contextmanager
@@ -139,7 +144,8 @@ class DatasetPrefix(Target):
         Raises StorageError where scratch has no space for the largest.
         """
         scratch.require_space(max((job.room for job in missing), default=0))
-        self._listed = self._prefix.claim(beside=True)
+        # a part leaves the mending of a finished dataset to a whole build
+        self._listed = self._prefix.claim(beside=not self.is_part)
         if group_names is not None and not self.remote.put(GROUPS, group_names):
             raise overtaken(self.remote.place(GROUPS))
         return 0
@@ -232,8 +238,10 @@ class DatasetPrefix(Target):
             self._require_digest(manifest, expected, let_go, remedy)
             small = small_files(manifest)
 
+            stated = small_files(self.present) if self.finished and self.present else []
+
             def put(facts: FileFacts) -> None:
-                send_file(self.remote, self._claim, folder, facts)
+                send_file(self.remote, self._claim, folder, facts, mend=facts in stated)
 
             for _ in at_once(put, small, jobs=_RECORDS):
                 pass
@@ -241,6 +249,14 @@ class DatasetPrefix(Target):
         data = manifests.to_bytes(manifest)
         self._prefix.commit(data, [*small, *shards], self._listed, AGAIN)
         return manifest
+
+    def _tidy(self) -> None:
+        """Remove what a part has left in a dataset that another command finished meanwhile."""
+        if self.is_part:
+            with suppress(DatagenError):  # the next whole build does it
+                listed = self._prefix.look()
+                if MANIFEST in listed:
+                    self._prefix.sweep(listed)
 
     def _is_ours(self, name: str, there: bytes) -> bool:
         """Return whether a claim is this one, and a manifest one of this plan."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datagen import files
-from datagen.errors import DatagenError
+from datagen.errors import DatagenError, StorageError
 
 PREFIX = "datagen-scratch-"
 _YOUNG = 60.0  # seconds in which a new folder gets its lock
@@ -27,8 +27,8 @@ def folder(prefix: str = PREFIX) -> Iterator[Path]:
 
     The folders of this prefix that killed processes left are removed first. Raises StorageError.
     """
-    _sweep(prefix)
-    place = Path(tempfile.gettempdir())
+    place = _place()
+    _sweep(place, prefix)
     with files.storage_errors(place):
         path = Path(tempfile.mkdtemp(prefix=prefix))
     try:
@@ -40,12 +40,23 @@ def folder(prefix: str = PREFIX) -> Iterator[Path]:
 
 def require_space(needed: int) -> None:
     """Raise StorageError unless there are `needed` bytes free for temporary folders."""
-    files.require_space(Path(tempfile.gettempdir()), needed)
+    files.require_space(_place(), needed)
 
 
-def _sweep(prefix: str) -> None:
+def _place() -> Path:
+    """Find the folder for temporary files. Raises StorageError where none can be written."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise StorageError(
+            "no folder for temporary files can be written",
+            remedy="set TMPDIR to one that can",
+        ) from error
+
+
+def _sweep(folder: Path, prefix: str) -> None:
     """Remove the folders that killed commands of this user left behind: nobody holds their lock."""
-    for place in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    for place in folder.glob(f"{prefix}*"):
         with suppress(OSError, DatagenError):
             status = place.lstat()
             is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()

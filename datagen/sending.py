@@ -102,17 +102,20 @@ def require_claim(remote: Remote, claim: bytes) -> None:
     raise overtaken(remote.url)
 
 
-def send_file(remote: Remote, claim: bytes, root: Path, facts: FileFacts) -> None:
+def send_file(
+    remote: Remote, claim: bytes, root: Path, facts: FileFacts, *, mend: bool = False
+) -> None:
     """Create the object of a file below `root`, or replace one of another size.
 
     Raises OvertakenError where there is one of this size with other bytes: of another program, or
-    of another version of a library that the format needs.
+    of another version of a library that the format needs. `mend` says that a manifest there states
+    these bytes: then others are damaged, and replaced.
     """
     require_sendable(facts.path, facts.bytes, SMALLER)
     content = read_whole(root, facts, AGAIN)
     if remote.put(facts.path, content):
         return
-    if remote.size(facts.path) == facts.bytes:
+    if remote.size(facts.path) == facts.bytes and not mend:
         raise overtaken(remote.place(facts.path))
     require_claim(remote, claim)
     remote.put(facts.path, content, create=False)

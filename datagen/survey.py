@@ -96,7 +96,7 @@ def look(
         mosaics=planning.possible_mosaics(plan),
         wanted={split: recipe.mosaics.count(split) for split in SPLITS},
         problems=(
-            *(f"foreground not found: {problem}" for problem in unsuited),
+            *(f"a build is refused: {problem}" for problem in unsuited),
             *map(str, planning.too_large(plan)),
         ),
         digests=source.digests,

@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Built:
     written, and `removed` names the views of an earlier build that a commit removed.
     """
 
-    manifest: Manifest | None
+    manifest: Manifest | None = field(repr=False)
     written: int
     kept: int
     seconds: float

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from modeling.data.cache import fetch_dataset
     from modeling.data.dataset import open_dataset
     from modeling.report import write_report
+    from modeling.report.comparison import compare
     from modeling.scoring.score import score_all, score_predictions
 
 __all__ = [
+    "compare",
     "export_onnx",
     "fetch_dataset",
     "load",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 _FUNCTIONS = {
+    "compare": ("modeling.report.comparison", "compare"),
     "export_onnx": ("modeling.api", "export_onnx"),
     "fetch_dataset": ("modeling.data.cache", "fetch_dataset"),
     "load": ("modeling.api", "load"),

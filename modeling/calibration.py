@@ -24,7 +24,8 @@ def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float
     """Find the temperature that gives logits the least cross-entropy with the true labels.
 
     `logits`, float (n, K), are divided by it before the softmax (Guo and others, 2017); `labels`
-    are integers (n,) below K. Returns a number from LEAST to MOST; 1 for n = 0, which says nothing.
+    are integers (n,) below K. Returns a number from LEAST to MOST; 1 for logits that say nothing,
+    because there are none or all are equal.
 
     A share of 1 / (n + 1) of each label is spread over all classes, as Platt (1999) does for two:
     without it, no finite confidence would be high enough for samples that are all right. The
@@ -39,6 +40,8 @@ def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float
     if not n:
         return 1.0
     scores = np.array(logits.T, np.float64, order="C")  # sums over few classes are fast in columns
+    if (scores == scores[:1]).all():
+        return 1.0
     spread = 1 / (n + 1)
     scores -= (1 - spread) * scores[labels, np.arange(n)] + spread * scores.mean(0)
 

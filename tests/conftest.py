@@ -21,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy as np
 import numpy.typing as npt
 import pytest
+import shares
 from hypothesis import configuration, settings
 from isolation import ROOT, environment_of, known, own_place
 
@@ -62,7 +63,7 @@ if (
 GROUPS = (
     ("test_modeling_cli", "test_hostile", "test_distributed", "test_train"),
     ("test_image_kinds", "test_cudagraph", "test_kinds_read", "test_export"),
-    ("test_transfer", "test_cache", "test_objects"),
+    ("test_transfer", "test_cache", "test_objects", "test_urls"),
 )
 
 # These files begin first, so that no worker ends with a long one.
@@ -94,12 +95,15 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-@pytest.hookimpl(trylast=True)  # after others have deselected
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before others deselect, and after
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
+    shares.mark(items)
+    yield
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if all(item.get_closest_marker("long") for item in items):
         go_in_breadth(items)
+    return None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -146,8 +150,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give all tests a known environment; yield the folder that holds their places."""
-    # A shell's background jobs ignore SIGINT, and so would the processes of tests.
+    # A shell's background jobs ignore SIGINT, those of nohup SIGHUP, and so would the processes of
+    # tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     parent = tmp_path_factory.mktemp("places")
     with environment_of(known(os.environ, STARTED_IN)), own_place(parent):
         yield parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import json
 import os
 import pickle
 import pkgutil
@@ -55,6 +56,59 @@ def test_no_public_function_has_the_name_of_a_module(package: ModuleType) -> Non
     for name in public:
         assert callable(getattr(package, name)), name
         assert name not in vars(package), name  # looked up each time, so never out of date
+
+
+# Each module of a package is imported first, in a process of its own, and then all others one by
+# one; after each import every public name must still be the function that it was.
+IN_EVERY_ORDER = """
+import importlib, json, os, pkgutil, sys
+import click, cv2, h5py, numpy, zarr
+package, first, step, functions = sys.argv[1], *map(int, sys.argv[2:4]), json.loads(sys.argv[4])
+if package == "modeling":
+    import safetensors, torch
+found = importlib.import_module(package)
+names = [one.name for one in pkgutil.walk_packages(found.__path__, f"{package}.")]
+names = [name for name in names if not name.endswith("__main__")]
+for number in range(first, len(names), step):
+    child = os.fork()
+    if child == 0:
+        try:
+            importlib.import_module(names[number])
+            expected = {name: getattr(found, name) for name in functions}
+            assert all(callable(one) for one in expected.values())
+            for other in names[::-1] if number % 2 else names:
+                importlib.import_module(other)
+                for name, one in expected.items():
+                    assert getattr(found, name) is one, (names[number], other, name)
+            os._exit(0)
+        except BaseException as error:
+            print(names[number], repr(error), flush=True)
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+print(len(names))
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "step"),
+    [
+        (datagen, 60),
+        *(pytest.param(package, 1, marks=pytest.mark.long) for package in (datagen, modeling)),
+    ],
+)
+def test_functions_stay_what_they_are_in_every_order_of_imports(
+    package: ModuleType, step: int
+) -> None:
+    names = [name for name in package.__all__ if callable(getattr(package, name))]
+    arguments = [package.__name__, "7" if step > 1 else "0", str(step), json.dumps(names)]
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_EVERY_ORDER, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert int(ran.stdout) > 50
 
 
 @pytest.mark.parametrize("package", [datagen, modeling])

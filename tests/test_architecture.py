@@ -11,6 +11,7 @@ from pathlib import Path
 
 import house
 import pytest
+import shares
 from isolation import ROOT
 
 IMPORT_EVERYTHING = """
@@ -158,6 +159,13 @@ def test_the_page_lists_every_file_with_long_tests() -> None:
     assert sorted(listed) == sorted(marked)
 
 
+def test_every_test_of_which_a_share_is_quick_exists() -> None:
+    for stem, tests in shares.SHARES.items():
+        (path,) = (ROOT / "tests").rglob(f"{stem}.py")
+        text = path.read_text("utf-8")
+        assert [name for name in tests if f"def {name}(" not in text] == [], stem
+
+
 def test_the_layers_on_the_page_are_those_of_the_contracts() -> None:
     page = (ROOT / "docs/architecture.md").read_text("utf-8")
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
@@ -195,7 +203,7 @@ def test_every_module_is_imported_without_torch() -> None:
 def test_nothing_heavy_is_imported_before_it_is_needed(module: str) -> None:
     heavy = [
         *("numpy", "cv2", "PIL", "simplejpeg", "zarr", "h5py", "hdf5plugin", "numcodecs", "xxhash"),
-        *("torch", "dask", "urllib.request", "http.client", "ssl"),
+        *("rich", "torch", "dask", "urllib.request", "http.client", "ssl"),
     ]
     loaded = python(
         f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"

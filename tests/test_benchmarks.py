@@ -240,6 +240,7 @@ def test_the_cost_of_seeds_is_summed_up() -> None:
     assert json.dumps(facts)
 
 
+@pytest.mark.long  # starts a cold process that imports torch
 def test_the_start_of_a_process_takes_time() -> None:
     assert training.begin() > 0
 

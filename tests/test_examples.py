@@ -91,6 +91,7 @@ def test_every_block_of_the_page_on_python_runs_as_written(tmp_path: Path) -> No
     run([sys.executable, "-W", "error", "-c", code], tmp_path)
 
 
+@pytest.mark.long  # cold processes that import torch; docs/python.md runs without a store, too
 def test_the_example_without_a_store_trains(tmp_path: Path) -> None:
     example = ROOT / "docs/examples/train_without_a_store.py"
     images, labels = strokes.draw(np.arange(1000, dtype=np.uint64))

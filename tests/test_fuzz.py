@@ -112,6 +112,7 @@ def test_the_documentation_has_the_figures_of_the_published_run() -> None:
     assert f"{total:,.0f} seconds in all, no finding" in " ".join(page.split())
 
 
+@pytest.mark.long  # Atheris instruments the libraries for six seconds before it begins
 @pytest.mark.skipif(
     sys.platform != "linux" or sys.version_info >= (3, 14),
     reason="Atheris is for Linux and Python below 3.14",

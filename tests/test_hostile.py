@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ import warm
 BIN = Path(sys.executable).parent
 DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8, 130, 141}
 # `make test` runs one of so many commands of a program in each place
-SHARES = {"datagen": 12, "modeling": 20}
+SHARES = {"datagen": 15, "modeling": 25}
 TINY = ("--mosaics", "30", "10", "10")
 STEPS = ("steps=2", "batch=8", "channels=4,8", "evaluate_every=2", "val_samples=8")
 
@@ -54,16 +55,19 @@ COMMANDS: dict[str, list[str]] = {
     "datagen export": ["{data}", "exported", "--to", "npz", "--task", "circles"],
     "datagen completion": ["bash"],
     "modeling --help": [],
+    "modeling completion": ["zsh"],
     "modeling train": [
         "circles", "--dataset", "{data}", "--out", "trained", "--threads", "1",
         *(word for value in STEPS for word in ("--set", value)),
     ],
     "modeling score": ["{runs}/circles", "--dataset", "{data}", "--threads", "1"],
     "modeling report": ["{runs}", "--dataset", "{data}", "--out", "page"],
+    "modeling compare": ["{runs}"],
     "modeling predict": ["{runs}/circles", "{picture}", "--out", "predicted", "--threads", "1"],
     "modeling export": ["{runs}/circles", "--onnx", "--dataset", "{data}", "--out", "model.onnx"],
 }  # fmt: skip
-USUAL = {"datagen fetch": 8}  # no mirror is reached; all others end with 0
+# no mirror is reached, and the run is not scored; all others end with 0
+USUAL = {"datagen fetch": 8, "modeling compare": 3}
 ALONE = {("datagen fetch", "no home"): 7}  # it alone needs the cache in the home
 SLOW = ("modeling export",)  # a minute and more: in `make test-long` alone
 
@@ -300,9 +304,17 @@ LONG_COMMANDS = (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a signal is heeded")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("tries", [1, pytest.param(12, marks=pytest.mark.long)])
-@pytest.mark.parametrize("command", LONG_COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "number", "tries"),
+    [
+        *zip(LONG_COMMANDS, itertools.cycle((signal.SIGTERM, signal.SIGINT)), [1] * 5),
+        *(
+            pytest.param(command, number, 12, marks=pytest.mark.long)
+            for command in LONG_COMMANDS
+            for number in (signal.SIGINT, signal.SIGTERM)
+        ),
+    ],
+)
 def test_a_signal_at_any_moment_ends_a_command_in_one_line(
     command: str, tries: int, number: signal.Signals, world: World, tmp_path: Path
 ) -> None:

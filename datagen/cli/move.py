@@ -9,7 +9,8 @@ import click
 
 import datagen
 from datagen.cli.options import PATH, json_option, quiet_option
-from datagen.cli.output import exit_with, print_json, print_line, progress_bar
+from datagen.cli.output import exit_with, print_json, print_line
+from datagen.cli.progress import progress
 from datagen.cli.tables import manifest_facts, print_manifest
 from datagen.errors import format_bytes
 
@@ -34,8 +35,8 @@ def push(directory: Path, url: str, jobs: int, quiet: bool, as_json: bool) -> No
     Each file is compared with its digest as it is read, and the manifest is sent last. The same
     command goes on where it stopped. Credentials come from the environment: docs/objects.md.
     """
-    with progress_bar("pushing", quiet or as_json) as progress:
-        moved = datagen.upload.push(directory, url, jobs=jobs, progress=progress)
+    with progress("pushing", quiet or as_json) as shown:
+        moved = datagen.upload.push(directory, url, jobs=jobs, progress=shown.advance)
     _print_moved(moved, url, "sent", quiet, as_json)
 
 
@@ -54,8 +55,10 @@ def pull(
     A file gets its name only after it was compared with what the manifest says. The same command
     goes on where it stopped.
     """
-    with progress_bar("pulling", quiet or as_json) as progress:
-        moved = datagen.download.pull(url, directory, expect=expect, jobs=jobs, progress=progress)
+    with progress("pulling", quiet or as_json) as shown:
+        moved = datagen.download.pull(
+            url, directory, expect=expect, jobs=jobs, progress=shown.advance
+        )
     _print_moved(moved, str(directory), "fetched", quiet, as_json)
 
 

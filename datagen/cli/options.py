@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 import datagen
 from datagen.engines import ENGINES
 from datagen.engines.threads import usable_cores
-from datagen.errors import did_you_mean
+from datagen.errors import DatagenError, did_you_mean
 from datagen.layout import SPLITS
 from datagen.objects import is_url
 
@@ -153,6 +155,23 @@ class SampleCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
+def complete_recipes(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Complete the name of a recipe that comes with the package, or the path of a file."""
+    known = [CompletionItem(name) for name in datagen.recipe.packaged() if name.startswith(typed)]
+    return known or [CompletionItem(typed, type="file")]
+
+
+def complete_tasks(context: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Complete the name of a task: of the dataset named before it, else of the package."""
+    names: Iterable[str] = datagen.tasks.TASKS
+    named = (context.params.get(name) for name in ("place", "where", "directory"))
+    place = next(filter(None, named), None)
+    if place is not None and not is_url(place):
+        with suppress(DatagenError, OSError):
+            names = datagen.manifest.load(Path(place)).tasks
+    return [CompletionItem(name) for name in names if name.startswith(typed)]
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 workers_option = click.option(
@@ -190,7 +209,7 @@ place_argument = click.argument(
     "place", metavar="[DIR|URL]", type=PLACE, default=DEFAULT, required=False
 )
 sample_arguments = _options(
-    click.argument("task"),
+    click.argument("task", shell_complete=complete_tasks),
     click.argument("split", type=Choice(SPLITS)),
     click.argument("index", type=click.IntRange(min=0)),
 )
@@ -274,6 +293,7 @@ recipe_options = _options(
         "--recipe",
         "recipe_name",
         metavar="NAME|FILE",
+        shell_complete=complete_recipes,
         default="mnist",
         show_default=True,
         help="What to build.",

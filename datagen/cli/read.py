@@ -15,6 +15,8 @@ from datagen.cli.options import (
     PLACE,
     Choice,
     SampleCommand,
+    complete_recipes,
+    complete_tasks,
     directory_argument,
     engine_option,
     is_given,
@@ -27,7 +29,8 @@ from datagen.cli.options import (
     source_dir_option,
     workers_option,
 )
-from datagen.cli.output import exit_with, print_json, print_line, progress_bar, remarks
+from datagen.cli.output import exit_with, print_json, print_line, remarks
+from datagen.cli.progress import progress
 from datagen.cli.tables import (
     manifest_facts,
     print_comparison,
@@ -106,7 +109,7 @@ def verify(
         raise click.UsageError("--seed chooses the samples of --sample: give both")
     silent = quiet or as_json
     with (
-        progress_bar("verifying", silent) as progress,
+        progress("verifying", silent) as shown,
         chosen(engine, workers=workers, say=remarks(silent)) as made,
     ):
         verdict = datagen.verifier.verify(
@@ -121,7 +124,7 @@ def verify(
             source_optional=not named,
             workers=workers,
             engine=made,
-            progress=progress,
+            progress=shown.advance,
         )
     with exit_with(PROBLEMS_FOUND if verdict.problems else 0):
         if as_json:
@@ -142,8 +145,9 @@ def diff(first: Path | str, second: Path | str, verbose: bool, quiet: bool, as_j
     Goes by the digests. Exits with 1 if they differ in anything that is data, and not only in
     recipe or storage.
     """
-    compared = datagen.diff.compare(first, second)
-    differences = datagen.diff.differences(first, second) if as_json or verbose else []
+    with progress("comparing", quiet or as_json):
+        compared = datagen.diff.compare(first, second)
+        differences = datagen.diff.differences(first, second) if as_json or verbose else []
     names = (str(first), str(second))
     with exit_with(0 if compared.same_data else PROBLEMS_FOUND):
         if as_json:
@@ -195,7 +199,10 @@ def show(
 
     Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
     """
-    with datagen.verifier.mirror.opened(place) as dataset:
+    with (
+        progress("reading", quiet or as_json),
+        datagen.verifier.mirror.opened(place) as dataset,
+    ):
         values = datagen.lookup.stored(dataset, task, split, index)
         damage = datagen.lookup.damage(dataset, task, split, index)
         if png is not None:
@@ -207,7 +214,7 @@ def show(
 
 
 @click.command(cls=SampleCommand)
-@click.argument("where", metavar="DIR|URL|RECIPE")
+@click.argument("where", metavar="DIR|URL|RECIPE", shell_complete=complete_recipes)
 @sample_arguments
 @png_option
 @source_dir_option
@@ -231,15 +238,17 @@ def sample(
     the dataset holds, or from its source in --source-dir.
     """
     is_recipe = datagen.api.names_recipe(where)
-    computed = datagen.api.compute(
-        recipe_of(recipe_name=where) if is_recipe else where,
-        task,
-        split,
-        index,
-        source_dir=source_dir if is_recipe or is_given("source_dir") else None,
-        labels=labels,
-        warn=remarks(quiet or as_json),
-    )
+    silent = quiet or as_json
+    with progress("computing", silent):
+        computed = datagen.api.compute(
+            recipe_of(recipe_name=where) if is_recipe else where,
+            task,
+            split,
+            index,
+            source_dir=source_dir if is_recipe or is_given("source_dir") else None,
+            labels=labels,
+            warn=remarks(silent),
+        )
     if png is not None:
         _draw(png, task, computed.drawn, computed.source)
     place, computed_from = (task, split, index), computed.computed_from
@@ -266,7 +275,14 @@ def _draw(
     type=Choice(EXPORTS),
     help="Format to write: docs/exports.md has the layout of each.",
 )
-@click.option("--task", "tasks", multiple=True, metavar="TASK", help="Only this task; repeatable.")
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    shell_complete=complete_tasks,
+    help="Only this task; repeatable.",
+)
 @click.option(
     "--split", "splits", multiple=True, metavar="SPLIT", help="Only this split; repeatable."
 )
@@ -291,7 +307,7 @@ def export(
 
     Nothing is converted in silence: what a format cannot hold is refused by name.
     """
-    with progress_bar("exporting", quiet or as_json) as progress:
+    with progress("exporting", quiet or as_json) as shown:
         exported = datagen.exports.export(
             directory,
             out,
@@ -300,7 +316,7 @@ def export(
             splits=splits,
             columns=[name for name in columns.split(",") if name],
             workers=workers,
-            progress=progress,
+            progress=shown.advance,
         )
     with exit_with(0):
         if as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datagen
-from datagen.cli.output import exit_with, print_json, print_line
+from datagen.cli.output import exit_with, print_json, print_line, print_verdict_line
 from datagen.errors import format_bytes
 from datagen.layout import MANIFEST, SPLITS
 
@@ -371,7 +371,7 @@ def verdict_facts(verdict: datagen.verifier.Verdict) -> dict[str, Any]:
 
 
 def print_verdict(verdict: datagen.verifier.Verdict, root: Path | str) -> None:
-    """Print the problems of a dataset, what it was checked against, and what was skipped."""
+    """Print the verdict on a dataset, its problems, and what it was checked against."""
     for problem in verdict.problems:
         print_line(f"{root}/{problem}")
     count, is_full = len(verdict.problems), verdict.level == "full"
@@ -380,9 +380,10 @@ def print_verdict(verdict: datagen.verifier.Verdict, root: Path | str) -> None:
     else:
         result = "whole" if is_full else "nothing wrong found"
     rate = f", {format_bytes(round(verdict.bytes / verdict.seconds))}/s" if is_full else ""
-    print_line(
+    print_verdict_line(
         f"{root}: {result}; {verdict.level}: {verdict.samples:,} samples derived again"
-        f" in {verdict.seconds:.1f} s{rate}"
+        f" in {verdict.seconds:.1f} s{rate}",
+        good=not count,
     )
     if verdict.wrong_at_most is not None:
         share = f"{100 * verdict.wrong_at_most:.2g}%"

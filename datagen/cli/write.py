@@ -13,6 +13,7 @@ from datagen.cli.options import (
     DEFAULT,
     PATH,
     PLACE,
+    complete_recipes,
     directory_argument,
     engine_option,
     half_open,
@@ -30,13 +31,12 @@ from datagen.cli.options import (
 )
 from datagen.cli.output import (
     exit_with,
-    fetching_line,
     print_json,
     print_line,
-    progress_bar,
     remarks,
     warn,
 )
+from datagen.cli.progress import progress
 from datagen.cli.tables import print_built, print_estimate, print_survey
 from datagen.engines import chosen
 from datagen.errors import FormatError, SourceError, format_bytes
@@ -68,13 +68,16 @@ def sources(
     """
     if spec is not None:
         recipe = recipe_of(recipe_name="mnist", source=spec, **overrides)
-        found = datagen.survey.look(
-            recipe,
-            directory=source_dir,
-            labels=labels,
-            workers=workers,
-            warn=remarks(quiet or as_json),
-        )
+        silent = quiet or as_json
+        with progress("looking", silent) as shown:
+            found = datagen.survey.look(
+                recipe,
+                directory=source_dir,
+                labels=labels,
+                workers=workers,
+                warn=remarks(silent),
+                progress=shown.fetch,
+            )
         print_survey(found, spec, quiet, as_json)
         return
     listed = datagen.sources.available(directory=source_dir)
@@ -92,8 +95,8 @@ def sources(
 @json_option
 def fetch(name: str, quiet: bool, as_json: bool) -> None:
     """Fetch a source's files from public mirrors into the cache."""
-    with fetching_line(quiet or as_json) as progress:
-        paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=progress)
+    with progress("fetching", quiet or as_json) as shown:
+        paths = datagen.sources.fetch(name, warn=remarks(quiet), progress=shown.fetch)
     _print_paths(paths, quiet, as_json)
 
 
@@ -116,13 +119,16 @@ def plan(
 
     A few samples of each task are derived, for their time. Nothing is written.
     """
-    found = datagen.estimate.estimate(
-        recipe_of(**overrides),
-        directory=source_dir,
-        labels=labels,
-        workers=workers,
-        warn=remarks(quiet or as_json),
-    )
+    recipe, silent = recipe_of(**overrides), quiet or as_json
+    with progress("planning", silent) as shown:
+        found = datagen.estimate.estimate(
+            recipe,
+            directory=source_dir,
+            labels=labels,
+            workers=workers,
+            warn=remarks(silent),
+            progress=shown.fetch,
+        )
     print_estimate(found, workers, quiet, as_json)
 
 
@@ -145,7 +151,10 @@ def plan(
     help="Build this part of 'datagen shards', without committing.",
 )
 @click.option(
-    "--fallback", metavar="NAME", help="Recipe to build beside it if the source cannot be fetched."
+    "--fallback",
+    metavar="NAME",
+    shell_complete=complete_recipes,
+    help="Recipe to build beside it if the source cannot be fetched.",
 )
 @click.option("--preview", is_flag=True, help="Draw contact sheets in DIR-preview.")
 @quiet_option
@@ -189,8 +198,10 @@ def build(
         warn(str(error))
         warn(f"Building the recipe {fallback!r} in {root} INSTEAD.")
         built = _build(other, root, None, None, workers, engine, shards, silent)
-    is_drawn = preview and built.manifest is not None
-    pictures = _fresh_preview(_folder(root)) if is_drawn else []
+    pictures: list[Path] = []
+    if preview and built.manifest is not None:
+        with progress("drawing", silent):
+            pictures = _fresh_preview(_folder(root))
     print_built(built, root, quiet, as_json, sheets=pictures)
 
 
@@ -204,10 +215,16 @@ def shards(
     source_dir: Path | None, labels: Path | None, quiet: bool, as_json: bool, **overrides: Any
 ) -> None:
     """Print the numbered list of shards, for build --shards A:B."""
-    resolved = datagen.planning.resolve(
-        recipe_of(**overrides), directory=source_dir, labels=labels, warn=remarks(quiet or as_json)
-    )
-    listed = datagen.split.shard_list(datagen.planning.splits(resolved.plan))
+    recipe, silent = recipe_of(**overrides), quiet or as_json
+    with progress("planning", silent) as shown:
+        resolved = datagen.planning.resolve(
+            recipe,
+            directory=source_dir,
+            labels=labels,
+            warn=remarks(silent),
+            progress=shown.fetch,
+        )
+        listed = datagen.split.shard_list(datagen.planning.splits(resolved.plan))
     if as_json:
         print_json(
             [
@@ -227,7 +244,8 @@ def shards(
 @json_option
 def finish(place: Path | str, workers: int, quiet: bool, as_json: bool) -> None:
     """Commit a dataset that was built in parts, when all are there."""
-    built = datagen.builder.finish(place, workers=workers)
+    with progress("committing", quiet or as_json):
+        built = datagen.builder.finish(place, workers=workers)
     print_built(
         built,
         place,
@@ -263,7 +281,7 @@ def convert(
     """
     silent = quiet or as_json
     with (
-        progress_bar("converting", silent) as progress,
+        progress("converting", silent) as shown,
         chosen(engine, workers=workers, say=remarks(silent)) as made,
     ):
         built = datagen.builder.convert(
@@ -274,7 +292,7 @@ def convert(
             compression=compression,
             workers=workers,
             engine=made,
-            progress=progress,
+            progress=shown.advance,
         )
     print_built(built, target, quiet, as_json)
 
@@ -286,7 +304,9 @@ def convert(
 @json_option
 def preview(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
     """Draw contact sheets of a dataset."""
-    _print_paths(_preview(directory, out), quiet, as_json)
+    with progress("drawing", quiet or as_json):
+        paths = _preview(directory, out)
+    _print_paths(paths, quiet, as_json)
 
 
 def _print_paths(paths: Sequence[Path], quiet: bool, as_json: bool) -> None:
@@ -308,8 +328,7 @@ def _build(
     silent: bool,
 ) -> datagen.target.Built:
     with (
-        fetching_line(silent) as fetching,
-        progress_bar("building", silent) as progress,
+        progress("building", silent) as shown,
         chosen(engine, workers=workers, say=remarks(silent)) as made,
     ):
         return datagen.builder.build(
@@ -321,8 +340,8 @@ def _build(
             engine=made,
             part=part,
             warn=remarks(silent),
-            fetching=fetching,
-            progress=progress,
+            fetching=shown.fetch,
+            progress=shown.advance,
         )
 
 

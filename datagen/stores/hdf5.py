@@ -72,9 +72,9 @@ class ShardWriter:
             raise
         self._lengths = dict.fromkeys(self._offsets, 0)
         self._streams = {
-            name: Stream(self._output, offset)
-            for name, offset in self._offsets.items()
-            if offset is not None
+            column.name: Stream(self._output, offset, sample_bytes=column.sample_bytes)
+            for column in split.columns
+            if (offset := self._offsets[column.name]) is not None
         }
 
     def append(self, column: str, block: Array) -> None:

@@ -84,7 +84,7 @@ class _ShardFile:
 
     def __init__(self, path: Path, split: Split, column: Column) -> None:
         self.output = AtomicFile(path)
-        self._stream = Stream(self.output)
+        self._stream = Stream(self.output, sample_bytes=column.sample_bytes)
         self._chunk_bytes = column.chunk_bytes
         self._index = _empty_index(split, column)
         self._digest = xxhash.xxh3_128()

@@ -10,11 +10,12 @@ import click
 from click.exceptions import Exit
 
 from modeling.cli import output, runs, train
+from modeling.cli.options import Choice
 from modeling.cli.output import explain_output, failure, printable_lines
 from modeling.errors import CLOSED_PIPE, INTERRUPTED, explain, naming_options
 from modeling.training.signals import raise_interrupts
 
-_COMMANDS = (train.train, runs.score, runs.report, runs.predict, runs.export)
+_COMMANDS = (train.train, runs.score, runs.report, runs.compare, runs.predict, runs.export)
 
 
 class _Commands(click.Group):
@@ -87,6 +88,21 @@ def cli() -> None:
     damaged, 6 busy, 7 storage, or short of memory or threads, 130 interrupted, 141 standard output
     is a closed pipe.
     """
+
+
+@cli.command()
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands in a shell.
+
+    \b
+    For bash:  modeling completion bash >> ~/.bashrc
+    """
+    from click.shell_completion import get_completion_class
+
+    shell_class = get_completion_class(shell)
+    assert shell_class is not None
+    click.echo(shell_class(cli, {}, "modeling", "_MODELING_COMPLETE").source())
 
 
 for _command in _COMMANDS:

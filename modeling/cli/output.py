@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from modeling import errors
+from modeling.cli import options
 from modeling.errors import StorageError
 from modeling.scoring import tables
 from modeling.scoring.tables import duration, percent
@@ -127,7 +128,7 @@ class Progress:
     def __init__(self, steps: Mapping[str, int], metrics: Mapping[str, str]) -> None:
         self._steps, self._metrics = steps, metrics
         self._moving = _is_terminal()
-        self._now: dict[str, str] = {}
+        self._now: dict[str, tuple[str, str]] = {}  # of each task in full and in short
         # tenths of the steps of a task that were printed, without a terminal
         self._tenths: dict[str, int] = {}
 
@@ -149,8 +150,10 @@ class Progress:
         elif self._moving:
             is_evaluating = "evaluating" in record
             now = f"evaluating {record['evaluating']:.0%}" if is_evaluating else _pace(record)
-            self._now[task] = f"{task} {record['step'] / steps:.0%} {now}"
-            self._print(_overwriting(" | ".join(self._now.values())))
+            share = f"{task} {record['step'] / steps:.0%}"
+            short = "evaluating" if is_evaluating else duration(record["seconds_left"])
+            self._now[task] = (f"{share} {now}", f"{share} {short}")
+            self._print(_overwriting(_widest(self._now.values())))
         elif "evaluating" in record:
             return
         elif (tenth := 10 * record["step"] // steps) > self._tenths.get(task, -1):
@@ -185,6 +188,21 @@ def progress_line(silent: bool) -> Iterator[Callable[[str], None] | None]:
         show("")
 
 
+@contextmanager
+def working(text: str, silent: bool) -> Iterator[None]:
+    """Show on a terminal what the body does, on one line that is erased at the end."""
+    with progress_line(silent) as show:
+        if show is not None:
+            show(text)
+        yield
+
+
+def load_torch(silent: bool) -> None:
+    """Import torch, and say so on a terminal: it takes seconds on a cold disk."""
+    with working("loading torch", silent):
+        options.load_torch()
+
+
 def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
@@ -192,6 +210,12 @@ def _is_terminal() -> bool:
 def _overwriting(line: str) -> str:
     """Put a line over the last one of a terminal, cut to its width: wrapped, it would stay."""
     return f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}"
+
+
+def _widest(texts: Iterable[tuple[str, str]]) -> str:
+    """Join what tasks are at: in full where it fits on a line of the terminal, else in short."""
+    full, short = (" | ".join(each) for each in zip(*texts, strict=True))
+    return full if len(full) < shutil.get_terminal_size().columns else short
 
 
 def _pace(record: Record) -> str:
@@ -232,7 +256,7 @@ def print_scores(records: Sequence[Record]) -> None:
     for record in records:
         for split in record["splits"]:
             print_table(tables.score_rows(record, split))
-            for note in tables.notes(record, split):
+            for note in (tables.baseline_note(record, split), *tables.notes(record, split)):
                 print_line(note)
             print_line()
             for rows in (
@@ -244,7 +268,16 @@ def print_scores(records: Sequence[Record]) -> None:
                     print_line()
     tested = [record for record in records if "test" in record["splits"]]
     if len(tested) > 1:
-        print_table(tables.main_rows(tested))
+        print_table(_fitting(tables.main_rows(tested)))
+
+
+def _fitting(rows: tables.Rows) -> tables.Rows:
+    """Leave out the intervals, which other tables have, where a terminal is too narrow for them."""
+    wide = sum(2 + max(map(len, column)) for column in zip(*rows, strict=True)) - 2
+    if not sys.stdout.isatty() or wide <= shutil.get_terminal_size().columns:
+        return rows
+    left_out = rows[0].index("95% interval")
+    return [row[:left_out] + row[left_out + 1 :] for row in rows]
 
 
 def print_parity(outputs: Mapping[str, Record]) -> None:

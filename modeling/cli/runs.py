@@ -1,4 +1,4 @@
-"""The commands that use trained runs: `score` and `report`, `predict` and `export`."""
+"""The commands that use trained runs: `score`, `report`, `compare`, `predict` and `export`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import modeling
 from modeling.cli.options import (
@@ -21,13 +22,13 @@ from modeling.cli.options import (
     expect_option,
     json_option,
     load_numpy,
-    load_torch,
     out_option,
     quiet_option,
     scored_place_option,
     threads_option,
 )
 from modeling.cli.output import (
+    load_torch,
     print_begun,
     print_json,
     print_line,
@@ -37,15 +38,26 @@ from modeling.cli.output import (
     print_table,
     printable,
     progress_line,
+    working,
 )
 
 if TYPE_CHECKING:
     from modeling.inference import Model
     from modeling.kinds import Array
+    from modeling.report.comparison import Group
+
+
+def _runs(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Complete "all", or the path of a run."""
+    return [
+        CompletionItem("all")
+        if typed and "all".startswith(typed)
+        else CompletionItem(typed, type="dir")
+    ]
 
 
 @click.command()
-@click.argument("run", required=False, metavar="RUN|all")
+@click.argument("run", required=False, metavar="RUN|all", shell_complete=_runs)
 @scored_place_option
 @cache_option
 @expect_option
@@ -87,7 +99,8 @@ def score(
     silent = quiet or as_json
     if place is None:
         place = DATASET if run is None else _of_training(run, out, silent=silent)
-    directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
+    with working("fetching the dataset", silent):
+        directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
     if predictions is not None and task is not None:
         load_numpy()
         dataset = modeling.open_dataset(directory)
@@ -95,7 +108,7 @@ def score(
             print_begun(f"scoring {predictions} on {split[0] if split else 'test'} of {directory}")
         records = [modeling.score_predictions(predictions, dataset, task, *split)]
     else:
-        load_torch()
+        load_torch(silent)
         dataset = modeling.open_dataset(directory)
         device = modeling.api.find_device(device_name, threads).type
         options: dict[str, Any] = {"splits": split} if split else {}
@@ -120,7 +133,7 @@ def _of_training(run: str, out: Path, *, silent: bool) -> Path:
 
     Runs record the digest of their dataset, not its path. Says so where it is not found.
     """
-    load_torch()
+    load_torch(silent)
     from modeling.files import MANIFEST
     from modeling.runs import begun_on
 
@@ -166,7 +179,7 @@ def report(
 
     RUNS is where the runs are, or one run.  [default: runs]
     """
-    load_torch()
+    load_torch(quiet)
     device = modeling.api.find_device(device_name, threads).type
     dataset = modeling.open_dataset(directory)
     if not quiet:
@@ -182,6 +195,40 @@ def report(
         )
     if not quiet:
         print_line(f"{page}: written, and {len(pictures)} pictures beside it")
+
+
+@click.command()
+@click.argument("places", nargs=-1, required=True, type=PATH, metavar="RUNS...")
+@click.option(
+    "--split",
+    type=Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Split whose scores are compared.",
+)
+@json_option
+def compare(places: tuple[Path, ...], split: str, as_json: bool) -> None:
+    """Put scores of runs side by side: the mean and the spread over seeds.
+
+    Each of RUNS is a run, or a folder of runs, scored before. Runs of a task that differ in their
+    seed alone are one row; the settings in which rows differ are named.
+    """
+    load_torch(as_json)
+    from modeling.report.comparison import rows
+
+    groups = modeling.compare(places, split)
+    if as_json:
+        print_json([group.to_json() for group in groups])
+        return
+    tables: dict[str, list[Group]] = {}
+    for group in groups:
+        title = f"{group.task}, {split} of {group.source} ({group.digest[:12]})"
+        tables.setdefault(title, []).append(group)
+    for number, (title, some) in enumerate(tables.items()):
+        if number:
+            print_line()
+        print_line(title)
+        print_table(rows(some))
 
 
 _ROWS = 20  # images that the table on the terminal lists
@@ -236,7 +283,7 @@ def predict(
     INPUT is a PNG or TIFF file, an .npy file of images as in training, a folder of PNG and TIFF
     files, or a dataset.
     """
-    load_torch()
+    load_torch(quiet or as_json)
     from modeling.inference.predict import rows
 
     device = modeling.api.find_device(device_name, threads)
@@ -295,7 +342,7 @@ def export(
     """Write the best weights of RUN as a model for other programs, and compare the two."""
     if not as_onnx:
         raise click.UsageError("name the format: --onnx")
-    load_torch()
+    load_torch(quiet or as_json)
     modeling.api.find_device("cpu", threads)
     if not (quiet or as_json):
         print_begun(f"exporting {run}, which takes torch up to a minute")

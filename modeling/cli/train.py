@@ -17,7 +17,6 @@ from modeling.cli.options import (
     device_option,
     expect_option,
     json_option,
-    load_torch,
     out_option,
     place_option,
     quiet_option,
@@ -26,6 +25,7 @@ from modeling.cli.options import (
 from modeling.cli.output import (
     Progress,
     failure,
+    load_torch,
     print_begun,
     print_json,
     print_line,
@@ -33,6 +33,7 @@ from modeling.cli.output import (
     print_scores,
     print_trained,
     progress_line,
+    working,
 )
 from modeling.config import SETTINGS
 from modeling.config import preset as preset_config
@@ -121,8 +122,9 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a network, or all three, from scratch."""
-    directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
-    load_torch()
+    with working("fetching the dataset", quiet or as_json):
+        directory = modeling.fetch_dataset(place, cache=cache, expect=expect)
+    load_torch(quiet or as_json)
     dataset = modeling.open_dataset(directory)  # refuses what is none before anything begins
     device = modeling.api.find_device(device_name, threads)
     name = preset or modeling.api.preset_for(device)
@@ -204,7 +206,7 @@ def _train(
     replay: bool,
 ) -> RunInfo:
     """Train one task, in this process or in its own."""
-    load_torch()
+    load_torch(silent=True)
     return modeling.api.train_run(
         directory,
         config,

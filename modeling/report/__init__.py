@@ -29,7 +29,7 @@ from modeling.report.pictures import View, view_run
 from modeling.report.records import damage_of, find_runs, read_run
 
 PAGE = "report.html"
-_PICTURE = re.compile(r"[a-z]+-(example|worst)-\d+\.png")
+_PICTURE = re.compile(r"[a-z]+-(example|worst|wrong)-\d+\.png")
 
 __all__ = ["PAGE", "write_report"]
 
@@ -64,7 +64,7 @@ def write_report(
         with damage_of(run.folder):
             page_facts([View(run)], dataset)
     views = [view_run(run, dataset, device, progress) for run in records]
-    pictures = {each.name: each.png for view in views for each in (*view.examples, *view.worst)}
+    pictures = {each.name: each.png for view in views for each in view.pictures}
     is_one = records[0].folder == folder
     command = _score_command(folder, dataset_path, is_one=is_one)
     template, style = _template()

@@ -24,6 +24,7 @@ from modeling.report.pictures import (
     FARTHEST,
     PANELS,
     PREDICTION,
+    SHARES,
     SPLIT,
     TRUTH,
     WRONG_CLASS,
@@ -240,7 +241,7 @@ def _score_table(record: Record, split: str) -> tuple[Table, list[str]]:
         name = Markup('{} <span class="note">{}</span>').format(_code(row[0]), note)
         rows.append([name, *(row[number] for number in kept)])
     table = Table(f"{task} on {split}", [names[0], *(names[number] for number in kept)], rows)
-    return table, [head[-1], *tables.notes(record, split)]
+    return table, [tables.baseline_note(record, split), *tables.notes(record, split)]
 
 
 def _per_class(record: Record, split: str) -> dict[str, Any] | None:
@@ -380,7 +381,7 @@ def short_percentage(value: float) -> str:
 
 
 def _pictures(view: View, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Show examples and worst cases, with a legend of their colours."""
+    """Show examples, worst cases and wrong classes, with a legend of their colours."""
     difference = [
         Swatch("truth only: missed", TRUTH),
         Swatch("prediction only: too many", PREDICTION),
@@ -392,6 +393,7 @@ def _pictures(view: View, classes: tuple[str, ...]) -> dict[str, Any]:
         named = [Swatch(name, class_colour(label)) for label, name in shown]
     return {
         "samples": f"{view.samples:,}",
+        "shares": ", ".join(f"{100 * share:g}%" for share in SHARES),
         "classes": named,
         "more": max(0, len(classes) - _IN_LEGEND),
         "difference": difference,
@@ -405,7 +407,11 @@ def _pictures(view: View, classes: tuple[str, ...]) -> dict[str, Any]:
                 }
                 for picture in pictures
             ]
-            for kind, pictures in (("examples", view.examples), ("worst", view.worst))
+            for kind, pictures in (
+                ("examples", view.examples),
+                ("worst", view.worst),
+                ("wrong", view.wrong),
+            )
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,9 @@ WRONG_CLASS: Colour = (255, 70, 130)
 UNKNOWN: Colour = (96, 96, 96)  # neither a class nor ground, by a given mask
 FARTHEST = 5  # pixels from the boundary; farther ones are counted there
 
-_EXAMPLES, _WORST = 8, 8
+# of the images by score: most scores are close to 100%, so most examples are of the lower ones
+SHARES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+_WORST = 8
 _BLOCK = 1024  # images at a time
 _SIDE = 168  # a panel has about so many pixels
 _GAP = 8
@@ -76,14 +79,23 @@ class Distance:
 
 @dataclass(frozen=True)
 class View:
-    """A run and the predictions of its best weights on test; none where it has no weights yet."""
+    """A run and the predictions of its best weights on test; none where it has no weights yet.
+
+    `wrong` are circles whose class is wrong; they are among `worst` only for their circles.
+    """
 
     run: RunRecords
     best: RunInfo | None = None  # at the step of these weights
     samples: int = 0
     examples: list[Picture] = field(default_factory=list)
     worst: list[Picture] = field(default_factory=list)
+    wrong: list[Picture] = field(default_factory=list)
     distances: list[Distance] = field(default_factory=list)
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """List all pictures of the run."""
+        return [*self.examples, *self.worst, *self.wrong]
 
 
 def view_run(
@@ -100,6 +112,10 @@ def view_run(
     how, labels = shown_as(dataset.kind), len(dataset.labels(run.task))
     scores = image_scores(run.task, predictions, split, labels, ious)
     groups = worst_digits(mask, split, dataset.grid) if run.task == "mosaics" else None
+    measured, wrong = scores, list[int]()
+    if run.task == "circles":  # the worst are circles, and wrong classes stand by themselves
+        is_right = predictions["label"] == split["label"][:]
+        measured, wrong = ious, choose_worst(is_right.astype(np.float64), ious, _WORST)
 
     def draw(kind: str, rows: Iterable[int]) -> Iterator[Picture]:
         for number, row in enumerate(rows, 1):
@@ -117,8 +133,9 @@ def view_run(
         run,
         best=trained.info,
         samples=len(split),
-        examples=list(draw("example", choose_spread(len(split), _EXAMPLES))),
-        worst=list(draw("worst", choose_worst(scores, ious, _WORST, groups))),
+        examples=list(draw("example", choose_by_rank(scores, SHARES))),
+        worst=list(draw("worst", choose_worst(measured, ious, _WORST, groups))),
+        wrong=list(draw("wrong", wrong)),
         distances=errors_by_distance(mask, split),
     )
 
@@ -152,14 +169,17 @@ def image_ious(predicted: UInt8, split: Split) -> Floats:
     return np.divide(inter, union, out=np.ones(len(inter)), where=union > 0)
 
 
-def choose_spread(count: int, wanted: int) -> list[int]:
-    """Choose rows at equal distances, whatever they show.
+def choose_by_rank(scores: Floats, shares: Iterable[float]) -> list[int]:
+    """Choose the rows below which these shares of the scores lie, the lowest first, each once.
 
-    >>> choose_spread(10_000, 4), choose_spread(3, 4)
-    ([0, 2500, 5000, 7500], [0, 1, 2])
+    Of equal scores the first rows come first.
+
+    >>> choose_by_rank(np.array([0.9, 0.7, 1.0, 0.8]), (0.25, 0.5, 1.0))
+    [1, 3, 2]
     """
-    wanted = min(count, wanted)
-    return [number * count // wanted for number in range(wanted)]
+    order = np.argsort(scores, kind="stable")
+    ranks = [max(0, math.ceil(share * len(order)) - 1) for share in shares if len(order)]
+    return [int(order[rank]) for rank in dict.fromkeys(ranks)]
 
 
 def choose_worst(

@@ -91,11 +91,11 @@ def find_runs(folder: Path | str) -> list[Path]:
     return folders
 
 
-def read_run(folder: Path | str, digest: str) -> RunRecords:
+def read_run(folder: Path | str, digest: str | None = None) -> RunRecords:
     """Read the records of the run in `folder`, with its scores on the dataset of this digest.
 
-    Without scores on that dataset, those on the dataset of training are read. Raises DamagedError
-    where a record cannot be read.
+    Without a digest, or scores on that dataset, those on the dataset of training are read. Raises
+    DamagedError where a record cannot be read.
     """
     folder = Path(folder)
     begun = _read(folder / runs.CONFIG, _Begun)
@@ -108,7 +108,7 @@ def read_run(folder: Path | str, digest: str) -> RunRecords:
         config=begun["config"],
         digest=begun["dataset"],
         info=_read(folder / runs.EVIDENCE, RunInfo),
-        scores=_read(folder / file_of(digest, begun["dataset"]), _Scores)
+        scores=_read(folder / file_of(digest or begun["dataset"], begun["dataset"]), _Scores)
         or _read(folder / FILE, _Scores),
         log=[line for line in lines if "loss" in line],
         history=[line for line in lines if "val" in line],

@@ -61,7 +61,8 @@ class Probability:
     ) -> Reliability:
         """Count the predictions of a batch by their confidence, without those of IGNORE.
 
-        `labels` are the true ones.
+        `labels` are the true ones. IGNORE is left out also where a dataset of an early version has
+        a class of this number.
         """
         found, outputs = predicted[self.labels], tempered(outputs, temperatures)
         truth = torch.from_numpy(labels).to(found.device)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from helpers import (
     COUNTS,
@@ -38,6 +41,7 @@ from older import make_older
 from datagen import __version__, drawing, errors, preview, sources
 from datagen import recipe as recipes
 from datagen.cli import _ending, cli
+from datagen.cli.progress import progress
 from datagen.errors import StorageError, format_bytes
 from datagen.layout import SPLITS
 
@@ -197,6 +201,22 @@ def test_each_shell_has_its_completion(shell: str) -> None:
     output = run("completion", shell).output
     assert "_DATAGEN_COMPLETE" in output
     assert f"{shell}_complete" in output
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["build", "--recipe", "st"], {"strokes"}),
+        (["build", "--fallback", "fash"], {"fashion-mnist"}),
+        (["show", "nowhere", "mo"], {"mosaics"}),
+        (["show", "nowhere", "mosaics", "te"], {"test"}),
+        (["sample", "mn"], {"mnist"}),
+        (["export", "nowhere", "out", "--task", ""], {"foreground", "circles", "mosaics"}),
+    ],
+)
+def test_recipes_tasks_and_splits_are_completed(typed: list[str], completed: set[str]) -> None:
+    shell = ShellComplete(cli, {}, "datagen", "_DATAGEN_COMPLETE")
+    assert {item.value for item in shell.get_completions(typed[:-1], typed[-1])} == completed
 
 
 @pytest.mark.parametrize(
@@ -1170,9 +1190,15 @@ def test_a_path_below_a_file_is_reported(data: Path, plain_pictures: None) -> No
     assert Path("note").read_text() == "a note"
 
 
-def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(recipe: Path) -> None:
+def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(
+    tmp_path: Path,
+) -> None:
+    recipe = save_recipe(
+        tmp_path / "few.toml", tiny_source(tmp_path), tasks=["foreground", "circles"]
+    )
     for seed, place in ((1, "old"), (2, "here")):
         run("build", "--recipe", recipe, "--seed", seed, "--out", place, "--preview")
+    assert tree(Path("here-preview")) != tree(Path("old-preview"))
     shutil.rmtree("here")
     shutil.copytree("old", "here")
     assert (
@@ -1189,7 +1215,7 @@ def test_pictures_are_drawn_again_if_only_the_class_names_change(
         with (tmp_path / "digits.npz").open("wb") as file:
             np.savez(file, allow_pickle=False, classes=np.array(list(names)), **arrays)
         shutil.rmtree("here", ignore_errors=True)
-        recipe = save_recipe(tmp_path / "names.toml", tmp_path / "digits.npz")
+        recipe = save_recipe(tmp_path / "names.toml", tmp_path / "digits.npz", tasks=["foreground"])
         assert run("build", "--recipe", recipe, "--out", "here", "--preview").exit_code == 0
         run("preview", "here", "--out", f"of-{names}")
         assert tree(Path("here-preview")) == tree(Path(f"of-{names}"))
@@ -1241,8 +1267,33 @@ def test_an_empty_path_is_wrong_usage(recipe: Path) -> None:
     assert "the path is empty" in refused(2, "info", "")
 
 
+def test_a_terminal_that_goes_away_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        is_gone = False
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if self.is_gone:
+                raise OSError(errno.EIO, "input/output error")
+            return super().write(text)
+
+    terminal = Terminal()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        patch.setenv("TERM", "xterm")
+        with progress("building", silent=False) as shown:
+            assert shown.advance is not None and shown.fetch is not None
+            shown.advance(1, 10)
+            assert "building" in terminal.getvalue()
+            terminal.is_gone = True
+            shown.fetch("digits.gz", 1, 2)
+            shown.advance(10, 10)
+
+
 @pytest.mark.parametrize("options", [["--quick"], ["--sample", "3"], ["--expect", "x"], []])
-def test_an_unfinished_progress_bar_is_erased(data: Path, options: list[str], warm: Warm) -> None:
+def test_no_bar_is_left_behind(data: Path, options: list[str], warm: Warm) -> None:
     reader, writer = pty.openpty()
     terminal = {"stderr": os.ttyname(writer)}
     done = warm.run("verify", data, *options, streams=terminal, env={"TERM": "xterm"})
@@ -1255,8 +1306,58 @@ def test_an_unfinished_progress_bar_is_erased(data: Path, options: list[str], wa
         os.close(reader)
         os.close(writer)
     assert done.returncode == (3 if "--expect" in options else 0)
-    assert "  0%" not in shown.rpartition("\r")[2]
-    assert ("verifying" in shown) == (not options)
+    assert "verifying" in shown or options
+    left = shown.rpartition("\033[2K")[2]  # after the last line that was erased
+    assert "%" not in left and "verifying" not in left
+
+
+class Terminal(io.StringIO):
+    """An error stream that says it is a terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("coloured", [True, False])
+def test_bars_fit_the_terminal_and_are_erased(
+    width: int, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "" if coloured else "1")
+    with progress("building", silent=False) as shown:
+        assert shown.advance is not None and shown.fetch is not None
+        shown.fetch("train-images.gz", 4_000_000, 9_900_000)
+        shown.advance(1, 4)
+        click.echo("a remark", err=True)
+    assert sys.stderr is terminal
+    text = terminal.getvalue()
+    assert ("\033[38;5" in text) == coloured
+    lines = re.split(r"[\r\n]+", re.sub(r"\033\[[0-9;?]*[A-Za-z]", "", text))
+    assert max(map(len, lines)) <= width
+    assert any(line.startswith("building") and " 25%" in line for line in lines)
+    assert any(line.startswith("fetching train-images.gz: 4.0 MB of 9.9 MB") for line in lines)
+    assert "a remark" in [line.rstrip() for line in lines]
+    assert text.rstrip("\r\n").endswith("\033[2K")
+
+
+def test_nothing_is_drawn_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("building", silent=False) as shown:
+        assert (shown.advance, shown.fetch) == (None, None)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress("building", silent=True) as shown:
+        assert (shown.advance, shown.fetch) == (None, None)
+    monkeypatch.setenv("TERM", "dumb")
+    with progress("building", silent=False) as shown:
+        assert (shown.advance, shown.fetch) == (None, None)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_alone_prints_its_help_as_it_is() -> None:

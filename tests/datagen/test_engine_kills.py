@@ -157,6 +157,7 @@ def test_kills_of_every_kind(place: Path, cluster: Cluster, expected: dict[str, 
         kill_and_go_on(kind, place, cluster, expected, draw)
 
 
+@pytest.mark.long  # starts a cluster of cold processes
 def test_a_command_starts_a_cluster_and_ends_it(place: Path, expected: dict[str, bytes]) -> None:
     (place / "client.log").unlink(missing_ok=True)  # other tests have written to it
     client = start(place, place / "own", "dask")

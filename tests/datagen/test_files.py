@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -202,9 +203,14 @@ def test_a_discarded_file_leaves_nothing_and_a_committed_one_stays(tmp_path: Pat
     start=st.integers(0, 200),
     sizes=st.lists(st.integers(0, 300), max_size=12),
     limit=st.integers(1, 400) | st.just(400),  # bytes that a write takes at most; none asks for 400
+    is_large=st.booleans(),
 )
-def test_a_stream_writes_appended_bytes_in_whole_huge_pages(
-    tmp_path_factory: pytest.TempPathFactory, start: int, sizes: list[int], limit: int
+def test_a_stream_writes_appended_bytes_in_whole_pages(
+    tmp_path_factory: pytest.TempPathFactory,
+    start: int,
+    sizes: list[int],
+    limit: int,
+    is_large: bool,
 ) -> None:
     path, content = (
         tmp_path_factory.mktemp("stream") / "file",
@@ -218,9 +224,10 @@ def test_a_stream_writes_appended_bytes_in_whole_huge_pages(
 
     file = files.AtomicFile(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "HUGE_PAGE", 64)
+        patch.setattr(files, "_PAGE" if is_large else "HUGE_PAGE", 64)
         patch.setattr(os, "pwritev", write_some)
-        stream, first = files.Stream(file, start), 0
+        sample_bytes = files._LARGE if is_large else files._LARGE - 1
+        stream, first = files.Stream(file, start, sample_bytes=sample_bytes), 0
         for size in sizes:
             block = bytearray(content[first : first + size])
             stream.append(block)
@@ -234,6 +241,7 @@ def test_a_stream_writes_appended_bytes_in_whole_huge_pages(
     assert path.read_bytes() == (bytes(start) + content if content else b"")
     if limit == 400:  # no write ends early: each but the first begins where a page does
         assert all(at == start or at % 64 == 0 for at, _ in asked)
+        assert not is_large or all(at // 64 == (stop - 1) // 64 for at, stop in asked)
 
 
 def test_a_large_file_is_sent_to_the_disk_while_it_grows(
@@ -242,7 +250,7 @@ def test_a_large_file_is_sent_to_the_disk_while_it_grows(
     synced: list[int] = []
     monkeypatch.setattr(files, "_UNSYNCED", 100)
     monkeypatch.setattr(
-        os, "fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size)
+        files, "_begin_to_sync", lambda descriptor: synced.append(os.fstat(descriptor).st_size)
     )
     file = files.AtomicFile(tmp_path / "file")
     for size in (60, 120, 180, 240):
@@ -255,6 +263,36 @@ def test_a_large_file_is_sent_to_the_disk_while_it_grows(
     assert (tmp_path / "file").read_bytes() == bytes(240)
 
 
+@pytest.mark.parametrize("has_range", [False, True])
+def test_where_the_system_can_send_a_file_without_waiting_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_range: bool
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    class Library:
+        def __init__(self, _name: None) -> None:
+            if has_range:
+                self.sync_file_range = lambda descriptor, *rest: asked.append(
+                    (descriptor, *(getattr(one, "value", one) for one in rest))
+                )
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append((descriptor,)))
+    with (tmp_path / "file").open("wb") as file:
+        files._begin_to_sync(file.fileno())
+        assert asked == [(file.fileno(), *((0, 0, 2) if has_range else ()))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no sync_file_range")
+def test_linux_can_send_a_file_without_waiting(tmp_path: Path) -> None:
+    send = ctypes.CDLL(None, use_errno=True).sync_file_range
+    with (tmp_path / "file").open("wb") as file:
+        nothing = ctypes.c_int64(0)
+        assert send(file.fileno(), nothing, nothing, files._SYNC_FILE_RANGE_WRITE) == 0
+    assert send(-1, nothing, nothing, files._SYNC_FILE_RANGE_WRITE) == -1
+    assert ctypes.get_errno() == errno.EBADF
+
+
 @pytest.mark.parametrize("is_short", [False, True], ids=["disk", "threads"])
 def test_a_disk_that_fails_early_fails_the_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_short: bool
@@ -265,7 +303,7 @@ def test_a_disk_that_fails_early_fails_the_commit(
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(os, "fdatasync", fail)
+    monkeypatch.setattr(files, "_begin_to_sync", fail)
     if is_short:
         monkeypatch.setattr(threading.Thread, "start", refuse)
     file = files.AtomicFile(tmp_path / "file")

@@ -28,12 +28,13 @@ import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, tiny_source, tree
 from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_cold
 
-from datagen import builder, files, planning, preview, recipe
+from datagen import builder, files, jobs, planning, preview, recipe
 from datagen import manifest as manifests
+from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, FormatError, StorageError
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, PROGRESS
 from datagen.sources import mirrors, mnist
-from datagen.split import Split
+from datagen.split import Shard, Split, Table
 from datagen.tasks import Deriver
 from datagen.verifier import verify
 
@@ -573,17 +574,24 @@ def test_a_temporary_file_removed_during_writing_ends_the_build_with_a_message(
 
 
 def test_a_conversion_ends_when_a_shard_of_its_origin_goes_away_and_resumes_when_it_is_back(
-    tmp_path: Path, whole: Whole
+    tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin, target = shutil.copytree(whole.plain["hdf5"], tmp_path / "origin"), tmp_path / "data"
-    away = tmp_path / "away"
+    away, write, gone = tmp_path / "away", jobs.WriteShards.__call__, threading.Event()
+
+    def write_late(self: jobs.WriteShards, job: Shard, slot: Slot) -> Table:
+        if job.split.task == "circles":  # three shards, for four threads
+            gone.wait(60)
+        return write(self, job, slot)
 
     def remove(done: int, total: int) -> None:
         if not away.exists():
             (origin / "circles").rename(away)
+            gone.set()
 
+    monkeypatch.setattr(jobs.WriteShards, "__call__", write_late)
     with pytest.raises(DamagedError):
-        builder.convert(origin, target, format_name="zarr", progress=remove)
+        builder.convert(origin, target, format_name="zarr", workers=2, progress=remove)
     assert not is_called_whole(target, whole.source)
     assert {*hidden(target)} == {PARTIAL_MANIFEST, PROGRESS}
     away.rename(origin / "circles")

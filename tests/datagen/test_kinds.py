@@ -274,7 +274,7 @@ def test_a_look_at_a_source_says_what_a_build_would_make_and_writes_nothing(
     unsuited = CliRunner().invoke(cli, arguments)
     assert unsuited.exit_code == 0, unsuited.output
     assert "60 distinct images of 8x9, 3 bands of 8 bits" in unsuited.output
-    assert "foreground not found: 'grey' of images with 3 bands" in unsuited.output
+    assert "a build is refused: 'grey' of images with 3 bands" in unsuited.output
     told = CliRunner().invoke(cli, [*arguments, "--values", "max", "--split", "50,25,25", "--json"])
     found = json.loads(told.output)
     assert found["images"] == {"train": 30, "val": 15, "test": 15}

@@ -97,6 +97,28 @@ def test_an_environment_without_an_account_is_explained() -> None:
         Remote("az://bucket/mnist").list()
 
 
+@pytest.mark.parametrize("gone", [[], ["a"], ["b", "c"], ["a", "b", "c"]])
+def test_a_store_that_finds_an_object_gone_removes_the_others(gone: list[str]) -> None:
+    exceptions = pytest.importorskip("obstore.exceptions")
+    there = {"a", "b", "c"} - {*gone}
+
+    class Library:
+        """Removes several objects until one is gone, as the client does at az://."""
+
+        def delete(self, _client: object, paths: str | list[str]) -> None:
+            for path in [paths] if isinstance(paths, str) else paths:
+                if path not in there:
+                    raise FileNotFoundError(path)
+                there.remove(path)
+
+    library = Library()
+    vars(library)["exceptions"] = exceptions
+    remote = Remote("az://bucket/mnist")
+    vars(remote).update(_library=library, _client=object())
+    remote.delete(["a", "b", "c"])
+    assert not there
+
+
 # What is written is there
 
 

@@ -261,7 +261,24 @@ def test_every_class_has_its_own_colour_and_the_background_is_black(classes: int
     ],
 )
 def test_ten_classes_can_be_distinguished_by_the_colour_blind_too(cones: npt.ArrayLike) -> None:
-    colours = drawing.class_colours(10)[:11] / 255
+    lab = in_oklab(drawing.class_colours(10)[:11], cones)
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 9 * np.eye(11)
+    assert apart.min() > 0.11  # where about 0.02 is the least that can be seen
+
+
+def test_eleven_classes_and_what_is_predicted_have_colours_that_are_far_apart_and_not_grey() -> (
+    None
+):
+    eleven = drawing.class_colours(11)[1:12]
+    lab = in_oklab(np.vstack([eleven, np.array([drawing.SPOT])]), np.eye(3))
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 9 * np.eye(12)
+    assert apart.min() >= 0.13
+    assert np.hypot(lab[:11, 1], lab[:11, 2]).min() >= 0.08
+
+
+def in_oklab(colours: npt.ArrayLike, cones: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Give sRGB colours (n, 3) as OKLab (Ottosson 2020), seen through a matrix of linear RGB."""
+    colours = np.asarray(colours) / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.asarray(cones).T, 0, 1)
     lms = seen @ np.array(
@@ -271,15 +288,14 @@ def test_ten_classes_can_be_distinguished_by_the_colour_blind_too(cones: npt.Arr
             [0.0514459929, 0.1073969566, 0.6299787005],
         ]
     )
-    lab = np.cbrt(lms) @ np.array(
+    lab: npt.NDArray[np.float64] = np.cbrt(lms) @ np.array(
         [
             [0.2104542553, 1.9779984951, 0.0259040371],
             [0.793617785, -2.428592205, 0.7827717662],
             [-0.0040720468, 0.4505937099, -0.808675766],
         ]
     )
-    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 9 * np.eye(11)
-    assert apart.min() > 0.11  # in OKLab, where about 0.02 is the least that can be seen
+    return lab
 
 
 def test_the_mask_of_a_mosaic_shows_each_class_in_its_own_colour() -> None:

@@ -344,6 +344,7 @@ KINDS_OF_SOURCES: dict[str, Test] = {
 }
 
 
+@pytest.mark.long  # a search for every case
 def test_every_special_source_of_other_kinds_is_drawn() -> None:
     require_all(of_every_kind(), KINDS_OF_SOURCES)
 

@@ -118,7 +118,7 @@ def steps(long: range, quick: tuple[int, ...]) -> list[Any]:
 # Built there
 
 
-@pytest.mark.parametrize("name", ["hdf5", "zarr", LONG("zstd")])
+@pytest.mark.parametrize("name", ["zarr", LONG("hdf5"), LONG("zstd")])
 def test_a_build_at_a_url_is_that_of_a_folder(
     name: str, made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
 ) -> None:
@@ -176,6 +176,44 @@ def test_a_table_of_another_size_is_written_again(
     for path in ("foreground/val.shards", "recipe.toml"):
         Remote(url).put(path, bytes(1 << 12), create=False)
     assert builder.build(made["small"], url).written == 1  # whose facts are lost
+    assert there(url, proxy) == tree(folders["small"])
+
+
+def test_a_file_of_a_finished_dataset_that_is_damaged_is_written_again(
+    made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
+) -> None:
+    builder.build(made["small"], url)
+    whole = (folders["small"] / "recipe.toml").read_bytes()
+    Remote(url).put("recipe.toml", bytes([whole[0] ^ 1]) + whole[1:], create=False)
+    assert builder.build(made["small"], url).written == 0
+    assert there(url, proxy) == tree(folders["small"])
+
+
+def test_a_claim_that_a_killed_push_left_beside_its_dataset_is_replaced(
+    made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
+) -> None:
+    upload.push(folders["small"], url)
+    manifest = (folders["small"] / "manifest.json").read_bytes()
+    Remote(url).put(".manifest.json", manifest)
+    Remote(url).delete(["foreground/train/00001.h5"])
+    assert builder.build(made["small"], url).written == 1
+    assert there(url, proxy) == tree(folders["small"])
+
+
+@pytest.mark.parametrize("moment", ["/.manifest.json", "/00000.h5", ".build/foreground.train"])
+def test_a_part_leaves_nothing_in_a_dataset_that_is_finished_meanwhile(
+    moment: str, made: dict[str, Recipe], folders: dict[str, Path], url: str, proxy: Proxy
+) -> None:
+    def finish_first(request: Request) -> None:
+        if request.method == "PUT" and moment in request.path:
+            proxy.fault = lambda _: None
+            builder.build(made["small"], url)
+
+    proxy.fault = finish_first
+    builder.build(made["small"], url, part=(0, 1))
+    assert there(url, proxy) == tree(folders["small"])
+    Remote(url).put(".build/foreground.train.00000", b"of a part that was killed")
+    assert builder.build(made["small"], url, part=(0, 1)).written == 0
     assert there(url, proxy) == tree(folders["small"])
 
 
@@ -712,6 +750,7 @@ def test_a_process_lets_go_of_the_images_of_a_build_without_jobs(
 # Converted
 
 
+@pytest.mark.long  # every format and compression; commands convert one in the quick tests
 def test_datasets_are_converted_from_and_to_urls(
     folders: dict[str, Path], url: str, proxy: Proxy
 ) -> None:
@@ -826,6 +865,17 @@ def test_a_fallback_is_built_beside_the_url(
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     assert f"{url}/small: built" in result.output
+
+
+def test_without_a_temporary_folder_the_variable_is_named(
+    made: dict[str, Recipe], url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", find_none)
+    with pytest.raises(StorageError, match="set TMPDIR"):
+        builder.build(made["small"], url)
 
 
 def test_functions_that_open_what_they_build_refuse_a_url(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import socket
@@ -30,6 +31,7 @@ from older import make_older
 from datagen import builder, planning
 from datagen import recipe as recipes
 from datagen.cli import cli
+from datagen.cli.output import print_verdict_line
 from datagen.dataset import Dataset
 from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, InputError, RecipeError, SourceError, StorageError
@@ -276,8 +278,26 @@ def test_the_default_folder_is_data_mnist(
     result = run("--quick")
     assert (
         result.exit_code,
-        result.stdout.startswith("data/mnist: nothing wrong found; quick:"),
+        result.stdout.startswith("✓ data/mnist: nothing wrong found; quick:"),
     ) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "good", "line"),
+    [
+        ("utf-8", True, "\u2713 data: whole"),
+        ("utf-8", False, "\u2717 data: whole"),
+        ("ascii", True, "ok: data: whole"),
+        ("latin-1", False, "failed: data: whole"),
+    ],
+)
+def test_a_verdict_begins_with_a_sign_or_a_word_that_the_stream_has(
+    encoding: str, good: bool, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    print_verdict_line("data: whole", good=good)
+    assert written.getvalue().decode(encoding) == f"{line}\n"
 
 
 def test_a_quick_check_takes_less_than_a_second(tiny: Tiny) -> None:

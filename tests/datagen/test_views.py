@@ -110,8 +110,13 @@ def test_more_shards_than_open_files_are_read_whole(
                 np.testing.assert_array_equal(read[column], rows, strict=True)
 
 
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    ("name", "compression"),
+    [
+        *((name, "none") for name in FORMATS),
+        *(pytest.param(name, "zstd", marks=pytest.mark.long) for name in FORMATS),
+    ],
+)
 def test_more_shards_than_open_files_are_verified_and_converted(
     built: Callable[[str, str], Path], tmp_path: Path, name: str, compression: str, datagen: Run
 ) -> None:

@@ -58,8 +58,14 @@ def test_an_epoch_shows_each_sample_once_and_epochs_differ_if_shuffled(
         np.testing.assert_array_equal(images[1], stored[:kept])
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("transform", [None, scaled])
+@pytest.mark.parametrize(
+    ("shuffle", "transform"),
+    [
+        (True, None),
+        (True, scaled),
+        *(pytest.param(False, one, marks=pytest.mark.long) for one in (None, scaled)),
+    ],
+)
 def test_a_resumed_loop_gives_the_batches_of_an_uninterrupted_one(
     split: Split, shuffle: bool, transform: Any
 ) -> None:

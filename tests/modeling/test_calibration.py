@@ -111,7 +111,8 @@ def test_a_temperature_stays_within_its_bounds_whatever_the_logits() -> None:
     right = np.array([[0.0, 1e-3]] * 50, np.float32)
     assert fit_temperature(right, np.ones(50, int)) == LEAST
     assert fit_temperature(right, np.zeros(50, int)) == MOST
-    assert fit_temperature(np.zeros((9, 3)), np.zeros(9, int)) == MOST
+    assert fit_temperature(np.zeros((9, 3)), np.zeros(9, int)) == 1  # which say nothing
+    assert fit_temperature(np.ones((5, 1)), np.zeros(5, int)) == 1
     assert fit_temperature(np.full((9, 3), np.nan), np.zeros(9, int)) == MOST
     assert fit_temperature(np.empty((0, 3)), np.empty(0, int)) == 1.0
 

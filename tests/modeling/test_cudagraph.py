@@ -161,7 +161,9 @@ def runs_of(dataset: Dataset) -> list[tuple[Task, Config]]:
     return [*real, (FAKE, dataclasses.replace(SETTINGS, batch=16, clip=0.1))]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(
+    "number", [3, *(pytest.param(other, marks=pytest.mark.long) for other in range(3))]
+)
 def test_a_captured_run_has_the_weights_of_an_uncaptured_one(
     number: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +280,14 @@ def test_nor_does_a_step_on_images_of_another_kind(
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("bands", "mosaics"), ("dark", "circles"), ("classes", "circles")]
+    ("kind", "name"),
+    [
+        ("classes", "circles"),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("bands", "mosaics"), ("dark", "circles"))
+        ),
+    ],
 )
 def test_a_captured_run_on_another_kind_has_the_weights_of_an_uncaptured_one(
     kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -227,6 +227,7 @@ for mode in sys.argv[2:]:
 """
 
 
+@pytest.mark.long  # a cold process that imports torch
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="only Linux tells anonymous memory apart"
 )

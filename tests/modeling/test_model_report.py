@@ -28,6 +28,7 @@ from modeling.data.dataset import Dataset, Split, open_dataset
 from modeling.drawing import UInt8, class_colour
 from modeling.errors import DamagedError, FormatError
 from modeling.report import PAGE, charts, facts, pictures, write_report
+from modeling.report.records import read_run
 from modeling.runs import load_run
 from modeling.scoring.score import predict_split
 from modeling.scoring.tables import meaning, percent
@@ -571,10 +572,27 @@ def test_the_worst_are_one_of_each_group_and_the_first_of_ties() -> None:
     assert pictures.choose_worst(scores, ties, 9, np.array([7, 8, 9, 8, 7, 6])) == [3, 5, 4]
 
 
-def test_examples_are_at_equal_distances() -> None:
-    assert pictures.choose_spread(10_000, 8) == [0, 1250, 2500, 3750, 5000, 6250, 7500, 8750]
-    assert pictures.choose_spread(3, 8) == [0, 1, 2]
-    assert pictures.choose_spread(9, 8) == [0, 1, 2, 3, 4, 5, 6, 7]
+def test_examples_are_at_shares_of_the_ranks_each_once() -> None:
+    scores = np.random.default_rng(0).permutation(10_000) / 10_000
+    chosen = pictures.choose_by_rank(scores, pictures.SHARES)
+    ranks = [9, 99, 499, 999, 2499, 4999, 7499, 9999]
+    assert [round(10_000 * scores[row]) for row in chosen] == ranks
+    assert pictures.choose_by_rank(np.array([1.0, 0.5, 1.0]), pictures.SHARES) == [1, 0, 2]
+    assert pictures.choose_by_rank(np.array([]), pictures.SHARES) == []
+
+
+def test_wrong_classes_stand_apart_from_the_worst_circles(
+    page: Path, dataset: Dataset, trained: Path
+) -> None:
+    view = pictures.view_run(read_run(trained / "circles"), dataset, "cpu")
+    captions = [each.caption for each in view.wrong]
+    assert captions and all("taken for" in each for each in captions)
+    worst = [float(re.findall(r"IoU ([\d.]+)%", each.caption)[0]) for each in view.worst]
+    assert worst == sorted(worst) and len(worst) == 8
+    names = {path.name for path in page.parent.iterdir()}
+    assert {each.name for each in (*view.worst, *view.wrong, *view.examples)} <= names
+    text = page.read_text("utf-8")
+    assert text.index("Worst cases") < text.index("Wrong classes")
 
 
 def test_the_digit_with_most_errors_is_named() -> None:
@@ -889,8 +907,14 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (360, "dark"),
+        (1280, "light"),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((360, "light"), (1280, "dark"))),
+    ],
+)
 def test_a_browser_shows_the_whole_page(browser: Any, page: Path, width: int, scheme: str) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from helpers import forkserver, on_one_thread
 from isolation import ROOT
@@ -97,6 +98,14 @@ def test_every_command_has_help(command: list[str]) -> None:
     result = call(*command, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+def test_shells_complete_commands_tasks_and_runs() -> None:
+    script = CliRunner().invoke(cli, ["completion", "fish"]).output
+    assert "_MODELING_COMPLETE" in script and "fish_complete" in script
+    shell = ShellComplete(cli, {}, "modeling", "_MODELING_COMPLETE")
+    for typed, last, completed in ((["train"], "mo", "mosaics"), (["score"], "a", "all")):
+        assert [item.value for item in shell.get_completions(typed, last)] == [completed]
 
 
 def test_training_all_makes_three_runs_and_prints_each(folder: Path, trained: Path) -> None:
@@ -215,6 +224,7 @@ def test_training_with_scoring_gives_the_scores_of_the_score_command(
     assert both["scored"] == [json.loads((tmp_path / "circles" / "scores.json").read_text())]
 
 
+@pytest.mark.long  # two processes train and score every task; test_distributed.py is quick
 def test_ranks_train_all_tasks_in_turn_and_the_first_scores_and_prints(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -521,7 +531,9 @@ def wait_for(path: Path, program: warm.Command) -> None:
     assert program.poll() is None, program.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
     folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -574,7 +586,7 @@ multiprocessing.get_context = lambda _method: get_context("fork")
 """
 
 
-@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("group", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     folder: Path, tmp_path: Path, group: bool
 ) -> None:
@@ -598,6 +610,7 @@ def test_each_of_several_interrupted_runs_leaves_a_checkpoint(
     assert not (tmp_path / "foreground").exists()
 
 
+@pytest.mark.long  # three trainings in processes of their own
 def test_runs_side_by_side_equal_runs_in_turn(
     folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -708,8 +721,15 @@ def test_a_terminal_shows_all_runs_on_one_line_of_its_width(
     )
     notify("foreground", RECORDS[1])
     notify("circles", RECORDS[1])
-    shown = "foreground 1% loss 0.5000 1,234 samples/s 2:05 left | circles 50% loss 0.5000 1,234"
-    assert terminal.text.endswith(f"\r\033[K{shown[:69]}")
+    shown = "foreground 1% 2:05 | circles 50% 2:05"
+    assert terminal.text.endswith(f"\r\033[K{shown}")
+    monkeypatch.setenv("COLUMNS", "30")
+    notify("circles", RECORDS[1])
+    assert terminal.text.endswith(f"\r\033[K{shown[:29]}")
+    monkeypatch.setenv("COLUMNS", "120")
+    notify("circles", RECORDS[1])
+    pace = "loss 0.5000 1,234 samples/s 2:05 left"
+    assert terminal.text.endswith(f"\r\033[Kforeground 1% {pace} | circles 50% {pace}")
     notify("foreground", {"step": 1000, "val": {"iou": 0.99631}, "best": True})
     notify("circles", RECORDS[1])
     assert terminal.text.endswith(

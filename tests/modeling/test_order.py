@@ -109,7 +109,7 @@ def test_another_seed_or_epoch_gives_another_order() -> None:
 
 
 # the last of the narrow words, and the first of the wide
-@pytest.mark.parametrize("count", [1 << 24, (1 << 24) + 1])
+@pytest.mark.parametrize("count", [pytest.param(1 << 24, marks=pytest.mark.long), (1 << 24) + 1])
 def test_millions_of_samples_are_each_shown_once(count: int) -> None:
     seen = np.zeros(count, bool)
     for start in range(0, count, 1 << 20):

@@ -71,7 +71,13 @@ def test_smoothing_spreads_only_the_labels_of_classes(dataset: Dataset, name: st
         assert not torch.allclose(smooth["classes"], sharp["classes"])
 
 
-@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "circles",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("foreground", "mosaics")),
+    ],
+)
 def test_8_samples_are_learnt_by_heart(dataset: Dataset, name: str) -> None:
     task, config = TASKS[name], small(name, augment=0.0)
     batch = read(dataset, task, 8)

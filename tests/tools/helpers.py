@@ -158,8 +158,12 @@ def flip(path: Path, position: int) -> None:
 
 def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """Start the command line in a process and a session of its own, with its output in pipes."""
-    # A shell's background jobs ignore SIGINT.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell's background jobs ignore SIGINT, what nohup starts ignores SIGHUP, and so would the
+    # process; a handler is not inherited.
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGHUP)
+    }
     try:
         return subprocess.Popen(
             [sys.executable, "-m", "datagen", *map(str, arguments)],
@@ -171,7 +175,8 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
             **options,
         )
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Death(BaseException):
