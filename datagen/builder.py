@@ -180,7 +180,7 @@ def convert(
             if dataset().manifest != manifest:
                 raise DamagedError("the dataset changes while it is read", path=folder)
             require_no_links(folder, manifest)  # as download caches hold a dataset
-            told = describing.attributes(manifest)
+            told = describing.finished_attributes(manifest)
             if not is_whole(folder, manifest, workers=workers, consolidated=told):
                 remedy = "build it again: only the damage is redone"
                 raise DamagedError("the dataset is damaged", path=folder, remedy=remedy)

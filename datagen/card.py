@@ -10,20 +10,24 @@ import re
 from os import PathLike
 from pathlib import Path
 
-from datagen import describing
-from datagen.dataset import Dataset
-from datagen.errors import FormatError, format_bytes
+from datagen import describing, documents, recipe
+from datagen.dataset import Dataset, small_files
+from datagen.errors import DamagedError, FormatError, format_bytes
 from datagen.files import (
+    beside,
+    kind,
     look,
     make_folder,
     require_outside_datasets,
     storage_errors,
     write_atomic,
 )
-from datagen.layout import CROISSANT, LICENCE, RECIPE
+from datagen.hashing import bytes_digest
+from datagen.layout import CROISSANT, LICENCE, RECIPE, TASKS
 from datagen.manifest import Manifest
 
 CARD = "README.md"
+_DEPTHS = {"|u1": "8 bits", "<u2": "16 bits"}
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6))
 _LARGER = (("1M<n<10M", 10**7), ("10M<n<100M", 10**8), ("100M<n<1B", 10**9))
 # SPDX names that the hub knows, in the form in which it lists them
@@ -38,26 +42,40 @@ def write_card(path: PathLike[str] | str, out: PathLike[str] | str | None = None
 
     For datasets of earlier versions, which lack them, croissant.json and license.txt too. Returns
     the paths written. The dataset itself stays as it is. Raises FormatError where `path` is no
-    dataset or a file there says something else, and InputError where `out` is a dataset.
+    dataset or a file there says something else, InputError where `out` is a dataset, DamagedError
+    where a small file of an earlier dataset is damaged, and StorageError.
 
     >>> write_card("data/mnist")  # doctest: +SKIP
     [PosixPath('data/mnist-card/README.md')]
     """
-    manifest, root = Dataset(Path(path)).manifest, Path(path).absolute()
-    if root.name == "..":
-        root = root.resolve()
-    folder = root.with_name(f"{root.name}-card") if out is None else Path(out)
+    dataset = Dataset(path)
+    folder = beside(Path(path), "{name}-card") if out is None else Path(out)
     require_outside_datasets(folder / CARD)
-    contents = {CARD: card(manifest).encode()}
-    if not describing.is_described(manifest):
-        contents[CROISSANT] = describing.croissant(manifest)
-        contents[LICENCE] = describing.licence_text(manifest).encode()
+    contents = {CARD: card(dataset.manifest).encode()}
+    if not describing.is_described(dataset.manifest):
+        told = documents.documents(dataset.manifest, lambda name: _read(dataset, name))
+        contents |= {name: told[name] for name in (CROISSANT, LICENCE)}
     for name, data in contents.items():
         _require_free(folder / name, data)
     make_folder(folder)
     for name, data in contents.items():
         write_atomic(folder / name, data)
     return [folder / name for name in contents]
+
+
+def _read(dataset: Dataset, name: str) -> bytes:
+    """Read a small file of a dataset. Raises DamagedError unless it is as the manifest says."""
+    facts = next((one for one in small_files(dataset.manifest) if one.path == name), None)
+    path = dataset.root / name
+    limit = 0 if facts is None else facts.bytes
+    data = b""
+    if kind(path) == "a file":
+        with storage_errors(path), path.open("rb") as file:
+            data = file.read(limit + 1)
+    if facts is None or bytes_digest(data) != facts.digest:
+        remedy = "'datagen verify' says what is wrong"
+        raise DamagedError("the file is not as it was written", path=path, remedy=remedy)
+    return data
 
 
 def _require_free(path: Path, data: bytes) -> None:
@@ -106,7 +124,7 @@ def _front(manifest: Manifest) -> list[str]:
 
 
 def _body(manifest: Manifest) -> list[str]:
-    source, recipe = manifest.source, manifest.recipe
+    source, storage = manifest.source, manifest.recipe.storage
     rows = [
         f"| {_cell(split.task)} | {split.name} | {split.count:,} | {format_bytes(split.bytes)} | "
         f"{', '.join(_cell(column.name) for column in split.columns)} |"
@@ -145,15 +163,62 @@ def _body(manifest: Manifest) -> list[str]:
         f"- Licence: {_cell(source.licence)}",
         f"- Attribution: {_cell(source.attribution)}",
         f"- Dataset digest: `{manifest.digest}`",
-        f"- Format: {recipe.storage.format}, compression {recipe.storage.compression}",
-        f"- Recipe: `{RECIPE}`",
+        f"- Format: {storage.format}, {storage.shard_size:,} samples a shard, compression "
+        f"{storage.compression}",
         "",
         "What was changed:",
         "",
         *(f"- {_cell(change)}" for change in describing.changed(manifest)),
         "",
+        *_making(manifest),
+    ]
+
+
+def _making(manifest: Manifest) -> list[str]:
+    """Say how the dataset was made of its images, and how to make it again."""
+    source, told = manifest.source, manifest.recipe
+    height, width = source.tile
+    bands = "grey" if source.bands is None else f"{source.bands} bands"
+    size = "as they are" if told.size is None else f"brought to that size by '{told.size.fit}'"
+    if told.size is not None and told.size.fit == "tile":
+        down, right = told.size.stride or told.size.sides
+        size = f"tiles cut out of each picture, {down} down and {right} right of each other"
+    counts = [
+        f"{split} {one.count:,} ({one.dropped_within + one.dropped_across:,} left out)"
+        for split, one in source.digits.items()
+    ]
+    groups = "none" if source.groups is None else f"{source.groups:,}, each in one split"
+    named = f", of names in which {told.groups} finds the same text" if told.groups else ""
+    return [
+        "## How it was made",
+        "",
+        f"- Images: {height} x {width} pixels, {bands}, {_DEPTHS[source.dtype]}; {size}",
+        f"- Distinct images: {', '.join(counts)}",
+        f"- Groups of images: {groups}{_cell(named)}",
+        f"- Foreground: {told.foreground}",
+        f"- Seed: {told.seed}",
+        "",
+        f"This recipe, as it is in `{RECIPE}`, makes it again from the same images:",
+        "",
+        "```sh",
+        _command(manifest),
+        "```",
+        "",
+        "```toml",
+        *recipe.to_toml(told).rstrip().split("\n"),
+        "```",
+        "",
         "Every sample follows from the images and the recipe: `datagen verify` derives each again.",
     ]
+
+
+def _command(manifest: Manifest) -> str:
+    """Return the command that makes the dataset again; names in capitals are to be filled in."""
+    told = manifest.recipe
+    own = any(task not in TASKS for task in told.tasks)
+    given = f" --source {told.source}:PATH" if told.source in recipe.OWN else ""
+    tasks = " --with TASKS.py" if own else ""
+    return f"datagen{tasks} build --recipe {RECIPE}{given} --out REBUILT"
 
 
 def _size(samples: int) -> str:

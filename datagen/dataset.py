@@ -14,13 +14,13 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from datagen import files
+from datagen import describing, files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
@@ -71,6 +71,11 @@ class Dataset:
     def splits(self) -> Mapping[tuple[str, str], Split]:
         """The splits, by task and name."""
         return self.manifest.splits
+
+    @cached_property
+    def attributes(self) -> Attributes:
+        """What the files may say of the root and of columns, by path; "" for the root."""
+        return describing.attributes(self.manifest)
 
     @property
     def store(self) -> Store:

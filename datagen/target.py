@@ -12,12 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datagen import describing, files
+from datagen import describing, documents, files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import Engine, Progress
@@ -65,6 +66,12 @@ class Target(ABC):
         self.present: Manifest | None = None
         self.finished = False
         self._store = open_store(plan.recipe.storage.format)
+
+    @cached_property
+    def attributes(self) -> Attributes:
+        """What to say of the root and of each column, as it follows from the plan."""
+        planned = {(split.task, split.name): split for split in self.splits}
+        return describing.attributes(replace(self.plan, splits=planned))
 
     @abstractmethod
     def known(self, *, workers: int) -> dict[str, Table]:
@@ -147,12 +154,15 @@ class Target(ABC):
 
         Returns the manifest that states them, and groups.txt as it is there.
         """
-        planned = {(split.task, split.name): split for split in self.splits}
-        attributes = describing.attributes(replace(self.plan, splits=planned))
+        attributes = self.attributes
 
         def describe(split: Split, slot: Slot) -> tuple[Split, list[str]]:
             slot.check()
             return self._described(root, split, tables, attributes)
+
+        def read(path: str) -> bytes:
+            with files.storage_errors(root / path):
+                return (root / path).read_bytes()
 
         metadata = [RECIPE, *([GROUPS] if self.plan.recipe.group_names else [])]
         files.write_atomic(root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
@@ -162,7 +172,7 @@ class Target(ABC):
             metadata += paths
         splits = {(split.task, split.name): described[split][0] for split in self.splits}
         manifest = manifests.seal(replace(self.plan, splits=splits))
-        for path, data in describing.documents(manifest).items():
+        for path, data in documents.documents(manifest, read).items():
             files.write_atomic(root / path, data)
             metadata.append(path)
         listed = tuple(_facts(root, path) for path in sorted(metadata))

@@ -53,6 +53,7 @@ COMMANDS: dict[str, list[str]] = {
     "datagen show": ["{data}", "mosaics", "test", "3", "--png", "three.png"],
     "datagen preview": ["{data}", "--out", "sheets"],
     "datagen export": ["{data}", "exported", "--to", "npz", "--task", "circles"],
+    "datagen card": ["{data}", "--out", "card"],
     "datagen completion": ["bash"],
     "modeling --help": [],
     "modeling completion": ["zsh"],

@@ -114,10 +114,12 @@ class Store:
     """
 
     path_rule: Callable[[Split, Column], str]
-    open_shard: Callable[[Path, Split, int], ShardWriter]
+    open_shard: Callable[[Path, Split, int, Attributes], ShardWriter]
     write_metadata: Callable[[Path, Split, Attributes], list[str]]
     read_rows: Callable[[Path, Split, Column, int, int], Array]
-    shard_problems: Callable[[Path, Split, int, Sequence[int | None]], list[Contradiction]]
+    shard_problems: Callable[
+        [Path, Split, int, Sequence[int | None], Attributes], list[Contradiction]
+    ]
     metadata_problems: Callable[[Path, Split, Attributes], list[Contradiction]] = (
         lambda _root, _split, _attributes: []
     )

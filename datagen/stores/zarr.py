@@ -38,7 +38,7 @@ from datagen.stores import (
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-_MAX_METADATA = 1 << 20  # bytes of a metadata file that are looked at
+_MAX_METADATA = 1 << 23  # bytes of a metadata file that are looked at: 254 long names, six times
 # Values that no sample has, by column: zarr silently shows the fill value in place of a missing
 # shard.
 _IMPOSSIBLE = {
@@ -58,7 +58,13 @@ def path_rule(split: Split, column: Column) -> str:
 class ShardWriter:
     """Writes one file a column: the chunks in order, then their index and its checksum."""
 
-    def __init__(self, root: Path, split: Split, shard: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        split: Split,
+        shard: int,
+        attributes: Attributes = NO_ATTRIBUTES,  # noqa: ARG002 - zarr.json has them
+    ) -> None:
         self._files: dict[str, _ShardFile] = {}
         try:
             for column in split.columns:
@@ -199,7 +205,11 @@ def is_consolidated(root: Path, path: str, attributes: Attributes = NO_ATTRIBUTE
 
 
 def shard_problems(
-    root: Path, split: Split, shard: int, offsets: Sequence[int | None]
+    root: Path,
+    split: Split,
+    shard: int,
+    offsets: Sequence[int | None],
+    attributes: Attributes = NO_ATTRIBUTES,  # noqa: ARG001 - zarr.json has them
 ) -> list[Contradiction]:
     """List the files of a shard whose end does not lead zarr to the extent that begins at byte 0.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from datagen import describing, planning, recipe
+from datagen import describing, documents, planning, recipe
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
@@ -30,7 +30,7 @@ from datagen.layout import (
 from datagen.manifest import Manifest, SourceFacts
 from datagen.sources.base import MAX_CLASSES, name_problems
 from datagen.split import FileFacts, Shard, Split, shard_list
-from datagen.stores import NO_ATTRIBUTES, Attributes, with_paths
+from datagen.stores import NO_ATTRIBUTES, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
@@ -178,18 +178,20 @@ def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
     A listed file of another kind could make zarr or h5py show other data.
     """
     metadata = {path for split in dataset.splits.values() for path in _metadata(dataset, split)}
-    words = _words(dataset.manifest)
+    groups = _groups(dataset.manifest)
+    words = documents.paths(dataset.manifest) if describing.is_described(dataset.manifest) else []
     names = {RECIPE, *([GROUPS] if dataset.manifest.recipe.group_names else []), *words}
     for file in dataset.manifest.files:
         if file.path not in names | metadata:
             yield Problem("unexpected", file.path, "nothing", "a file that the manifest lists")
-        elif _is_consolidated(dataset, file, words.get(file.path), entries):
+        elif _is_consolidated(dataset, file, groups.get(file.path), entries):
             yield Problem(
                 "consolidated",
                 file.path,
-                "the key consolidated_metadata as the build wrote it, or none",
-                "zarr.consolidate_metadata's, which touches no sample: "
-                "the same build command writes it as it was",
+                "the metadata that the build wrote",
+                "the same, consolidated again: zarr.consolidate_metadata (which xarray advises) "
+                "rewrote this file and no sample; the data are as they were. The same build "
+                "command, or pull into a new folder, gives the file as it was",
             )
         else:
             yield from _check_file(dataset, file, entries)
@@ -202,24 +204,21 @@ def _check_words(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
     by them. Croissant and the licence text are compared by digest only, with the listed files.
     """
     listed = {file.path: file for file in dataset.manifest.files}
-    for path, expected in _words(dataset.manifest).items():
+    if not describing.is_described(dataset.manifest):
+        return
+    groups = _groups(dataset.manifest)
+    for path in (CROISSANT, LICENCE, *groups):
         if path not in listed:
             yield Problem("not listed", MANIFEST, path, "no such file")
-        elif path not in {CROISSANT, LICENCE} and entries.is_file(path):
-            reported = _is_consolidated(dataset, listed[path], expected, entries)
-            if not reported and _starts_otherwise(dataset.root / path, expected):
+        elif path in groups and entries.is_file(path):
+            reported = _is_consolidated(dataset, listed[path], groups[path], entries)
+            if not reported and _starts_otherwise(dataset.root / path, groups[path]):
                 yield Problem("misleading", path, "the metadata of this dataset", "something else")
 
 
-def _words(manifest: Manifest) -> dict[str, bytes]:
-    """Return the files that describe the dataset, by path; those of earlier versions have none."""
-    return describing.documents(manifest) if describing.is_described(manifest) else {}
-
-
-def _attributes(manifest: Manifest) -> Attributes:
-    """Return the attributes of a dataset's metadata; those of earlier versions have none."""
-    is_described = describing.is_described(manifest)
-    return describing.attributes(manifest) if is_described else NO_ATTRIBUTES
+def _groups(manifest: Manifest) -> dict[str, bytes]:
+    """Return the metadata of the groups above the splits; datasets of earlier versions lack it."""
+    return documents.groups(manifest) if describing.is_described(manifest) else {}
 
 
 def _starts_otherwise(path: Path, expected: bytes) -> bool:
@@ -251,7 +250,9 @@ def _is_consolidated(
     if written is not None and not list(_check_file(dataset, file, entries)):
         return False
     try:
-        return test(dataset.root, file.path, _attributes(dataset.manifest))
+        described = describing.is_described(dataset.manifest)
+        told = describing.finished_attributes(dataset.manifest) if described else NO_ATTRIBUTES
+        return test(dataset.root, file.path, told)
     except OSError:
         return False  # reported when the file is read
 
@@ -435,7 +436,8 @@ def _check_split(dataset: Dataset, split: Split, entries: Entries) -> _SplitChec
         return _SplitCheck([*problems, *table], paths)
     store = dataset.store
     complete = all(entries.is_file(path) for path in store.metadata_paths(split))
-    attributes = _attributes(dataset.manifest)
+    described = describing.is_described(dataset.manifest)
+    attributes = dataset.attributes if described else NO_ATTRIBUTES
     misleading = store.metadata_problems(dataset.root, split, attributes) if complete else []
     # Compressed samples are decoded as the metadata say.
     decodable = split.compression == "none" or (complete and not misleading)

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from datagen import describing
+from datagen import documents
 from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.hashing import bytes_digest, canonical_json
@@ -24,7 +24,7 @@ def make_older(root: Path) -> Path:
     """Turn the dataset in `root` into one of an earlier version: same samples, other metadata."""
     dataset = Dataset(root)
     hdf5 = dataset.manifest.recipe.storage.format == "hdf5"
-    words = set(describing.documents(dataset.manifest))
+    words = set(documents.paths(dataset.manifest))
     for path in words:
         (root / path).unlink()
     for split in dataset.splits.values():
