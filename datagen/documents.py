@@ -79,6 +79,7 @@ def croissant(manifest: Manifest, read: Read) -> bytes:
             "description": describing.description(manifest),
             "license": manifest.source.licence,
             "creditText": manifest.source.attribution,
+            "citeAs": manifest.source.attribution,
             "identifier": f"sha256:{manifest.digest}",
             "distribution": [*_file_objects(manifest, read), *map(_file_set, splits)],
             "recordSet": [

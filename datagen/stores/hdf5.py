@@ -217,8 +217,10 @@ def shard_problems(
     path = f"{split.folder}/{shard:05d}.h5"
 
     def check(file: h5py.File) -> Iterator[str]:
+        plain = True
         for column, offset in zip(split.columns, offsets, strict=True):
             dataset = _plain_dataset(file, column, len(split.samples(shard)))
+            plain = plain and dataset is not None
             if dataset is None:
                 yield f"{column.name} of another kind"
             elif dataset.is_virtual or dataset.external is not None:
@@ -231,7 +233,7 @@ def shard_problems(
                 yield from _chunk_problems(
                     root / path, dataset, split.chunks(shard, column), column
                 )
-        if os.fstat(file.id.get_vfd_handle()).st_size <= _MAX_READ:
+        if plain and (root / path).stat().st_size <= _MAX_READ:
             yield from _word_problems(file, _told(split, attributes))
 
     return _inspect(root, path, split, "datasets at the places in the table", check)
@@ -405,7 +407,12 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _told(split: Split, attributes: Attributes) -> dict[str, dict[str, Any]]:
-    """Return the attributes of a shard by the path of their object in it: root and columns."""
+    """Return the attributes of a shard by the path of their object in it: root and columns.
+
+    Where nothing is to be said, axes have no names either: earlier shards are such.
+    """
+    if not attributes:
+        return {}
     told: dict[str, dict[str, Any]] = {"/": dict(attributes.get("", {}))}
     for column in split.columns:
         words = dict(attributes.get(f"{split.folder}/{column.name}", {}))

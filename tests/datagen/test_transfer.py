@@ -821,6 +821,19 @@ def test_metadata_that_are_expected_are_those_that_would_be_written(
     assert datagen.verify("back", quick=True).problems
 
 
+def test_what_earlier_versions_pushed_comes_as_it_was_expected(url: str) -> None:
+    for name, expected in (("plain/zarr", True), ("plain/hdf5", True), ("older/zarr", False)):
+        root = ROOT / "tests/golden" / name
+        place, back = f"{url}/{name}", Path(name)
+        upload.push(root, place)
+        if expected:
+            download.pull(place, back, expect=digest(root))
+            assert tree(back) == tree(root)
+        else:
+            with pytest.raises(DamagedError, match="if an earlier version wrote them"):
+                download.pull(place, back, expect=digest(root))
+
+
 # Verified where it is
 
 

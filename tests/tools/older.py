@@ -27,16 +27,19 @@ def make_older(root: Path) -> Path:
     words = set(documents.paths(dataset.manifest))
     for path in words:
         (root / path).unlink()
-    for split in dataset.splits.values():
+    splits = {}
+    for key, split in dataset.splits.items():
         if hdf5:
+            splits[key] = write_bare(dataset, split)
             write_view(root, split)
         else:
+            splits[key] = split
             fill_with_zeros(root, split)
     listed = {file.path for file in dataset.manifest.files} - words
     listed |= {f"{split.folder}/all.h5" for split in dataset.splits.values() if hdf5}
     files = tuple(facts_of(root, path) for path in sorted(listed))
     (root / MANIFEST).write_bytes(
-        manifests.to_bytes(manifests.seal(replace(dataset.manifest, files=files)))
+        manifests.to_bytes(manifests.seal(replace(dataset.manifest, splits=splits, files=files)))
     )
     return root
 
@@ -45,6 +48,29 @@ def facts_of(root: Path, path: str) -> FileFacts:
     """Measure a small file."""
     data = (root / path).read_bytes()
     return FileFacts(path, len(data), bytes_digest(data))
+
+
+def write_bare(dataset: Dataset, split: Split) -> Split:
+    """Write the shards of HDF5 without attributes, and their table; returns the split with it."""
+    table = dataset.table(split.task, split.name).copy()
+    for shard in range(split.shards):
+        of = split.samples(shard)
+        columns = {
+            column.name: np.array(
+                dataset.rows(split.task, split.name, column.name, of.start, of.stop)
+            )
+            for column in split.columns
+        }
+        writer = dataset.store.open_shard(dataset.root, split, shard, {})
+        for name, samples in columns.items():
+            writer.append(name, samples)
+        extents = writer.commit()
+        writer.discard()
+        for column, line in zip(split.columns, table, strict=True):
+            line[shard]["file_bytes"] = extents[column.name].file_bytes
+            line[shard]["file_digest"] = np.frombuffer(extents[column.name].file_digest, np.uint8)
+    (dataset.root / split.table_path).write_bytes(table.tobytes())
+    return replace(split, table=facts_of(dataset.root, split.table_path))
 
 
 def fill_with_zeros(root: Path, split: Split) -> None:
