@@ -74,7 +74,7 @@ class Dataset:
 
     @cached_property
     def attributes(self) -> Attributes:
-        """What the files may say of the root and of columns, by path; "" for the root."""
+        """Words that its files may have on the root, whose path is "", and on columns."""
         return describing.attributes(self.manifest)
 
     @property

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datagen.colours import Colour, class_colours, hexadecimal, two_colours
 from datagen.layout import LICENCE
-from datagen.manifest import Manifest
 from datagen.sources.base import MAX_CLASSES
-from datagen.split import Column, Split
-from datagen.stores import Attributes
+
+if TYPE_CHECKING:
+    from datagen.manifest import Manifest
+    from datagen.split import Column, Split
+    from datagen.stores import Attributes
 
 _MEANINGS = {
     "image": "the image",

@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datagen import describing
 from datagen.hashing import canonical_json
 from datagen.layout import CROISSANT, GROUPS, LICENCE, RECIPE
-from datagen.manifest import Manifest
 from datagen.sources.base import NOT_STATED
-from datagen.split import Column, Split
 from datagen.stores import open_store
+
+if TYPE_CHECKING:
+    from datagen.manifest import Manifest
+    from datagen.split import Column, Split
 
 _CONFORMS = "http://mlcommons.org/croissant/1.0"
 _CROISSANT_TERMS = (

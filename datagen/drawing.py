@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from datagen import colours
 
 # what pictures are drawn with has its names here too
-Colour, UInt8 = colours.Colour, colours.UInt8
+Colour = tuple[int, int, int]
+UInt8 = npt.NDArray[np.uint8]
 class_colour, class_colours = colours.class_colour, colours.class_colours
 two_colours = colours.two_colours
 

@@ -69,7 +69,7 @@ class Target(ABC):
 
     @cached_property
     def attributes(self) -> Attributes:
-        """What to say of the root and of each column, as it follows from the plan."""
+        """Words for the root and for each column, as they follow from the plan."""
         planned = {(split.task, split.name): split for split in self.splits}
         return describing.attributes(replace(self.plan, splits=planned))
 

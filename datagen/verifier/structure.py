@@ -189,9 +189,8 @@ def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
                 "consolidated",
                 file.path,
                 "the metadata that the build wrote",
-                "the same, consolidated again: zarr.consolidate_metadata (which xarray advises) "
-                "rewrote this file and no sample; the data are as they were. The same build "
-                "command, or pull into a new folder, gives the file as it was",
+                "zarr.consolidate_metadata rewrote this file alone, as xarray advises, and touches "
+                "no sample: the same build command, or a new pull, writes it as it was",
             )
         else:
             yield from _check_file(dataset, file, entries)

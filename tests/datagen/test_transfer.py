@@ -767,13 +767,14 @@ def test_objects_that_were_changed_do_not_become_files(
 def test_samples_with_forged_digests_do_not_become_files(built: dict[str, Path], url: str) -> None:
     upload.push(built["hdf5"], url)
     remote, path = Remote(url), "mosaics/train/00001.h5"
-    data = flipped((built["hdf5"] / path).read_bytes())
+    data = bytearray((built["hdf5"] / path).read_bytes())
+    data[int(Dataset(built["hdf5"]).table("mosaics", "train")[0, 1]["offset"])] ^= 1
     manifest = manifests.load(built["hdf5"])
     split = manifest.splits["mosaics", "train"]
     table = bytearray((built["hdf5"] / split.table_path).read_bytes())
     before = bytes.fromhex(bytes_digest((built["hdf5"] / path).read_bytes()))
-    table = table.replace(before, bytes.fromhex(bytes_digest(data)))
-    remote.put(path, data, create=False)
+    table = table.replace(before, bytes.fromhex(bytes_digest(bytes(data))))
+    remote.put(path, bytes(data), create=False)
     remote.put(split.table_path, bytes(table), create=False)
     text = manifests.to_bytes(manifest).decode()
     assert split.table is not None
