@@ -31,6 +31,7 @@ from object_server import BUCKET, SECRET, Proxy, Request, ask, at, objects
 import datagen
 from datagen import builder, download, files, transfer, upload
 from datagen import manifest as manifests
+from datagen.dataset import Dataset
 from datagen.errors import (
     BusyError,
     DamagedError,
