@@ -135,9 +135,7 @@ def reference() -> dict[str, str]:
             parts.append(_entry(f"{module}.{attribute}", f"{name}.{public}"))
         parts += [_entry(one, one) for one in CLASSES[name]]
         pages[f"reference/{name}.md"] = "\n\n".join(parts) + "\n"
-        pages[f"reference/{name}-errors.md"] = "\n\n".join(
-            [f"# Errors of {name}", _members(f"{name}.errors", r"(Error$|^[a-z_])")]
-        )
+        pages[f"reference/{name}-errors.md"] = f"# Errors of {name}\n\n{_errors(name)}\n"
     pages["reference/testing.md"] = "\n\n".join(
         [
             "# Tasks and strategies",
@@ -154,8 +152,13 @@ def _entry(path: str, heading: str) -> str:
     return f"::: {path}\n    options:\n      heading: {heading}\n      toc_label: {heading}"
 
 
-def _members(path: str, pattern: str) -> str:
-    return f"::: {path}\n    options:\n      filters: ['{pattern}']\n      show_root_heading: false"
+def _errors(package: str) -> str:
+    """Write the lines for the classes of errors of a package, without the functions beside them."""
+    code = (ROOT / package / "errors.py").read_text("utf-8")
+    classes = re.findall(r"^class (\w+Error)\b", code, re.MULTILINE)
+    options = (f"members: [{', '.join(classes)}]", "show_root_heading: false")
+    lines = [*options, "show_root_toc_entry: false"]
+    return "\n      ".join([f"::: {package}.errors\n    options:", *lines])
 
 
 def on_files(files: Any, config: Any) -> Any:
