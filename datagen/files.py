@@ -493,13 +493,13 @@ def require_writable(folder: Path) -> None:
     """Raise StorageError unless files can be made in `folder` or its nearest existing parent."""
     place = _nearest_folder(folder)
     with storage_errors(folder):
-        writable = (
-            os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
-        )
-    if not writable:
+        may_write, system = os.access(place, os.W_OK | os.X_OK), os.statvfs(place)
+    if not may_write or system.f_flag & os.ST_RDONLY:
         raise StorageError(
             "the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES]
         )
+    if not system.f_blocks:  # of /proc, where all that is seen comes from the system
+        raise StorageError("no files can be kept here", path=place, remedy="choose another place")
 
 
 def _nearest_folder(folder: Path) -> Path:

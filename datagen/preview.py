@@ -210,9 +210,9 @@ def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
     kind = "" if source.bands is None else f", {source.bands} bands"
     if source.dtype != "|u1":
         kind += (
-            " of 16 bits, stretched together from the 1st to the 99th percentile"
+            " of 16 bits, stretched together from the least to the greatest value"
             if source.bands == 3
-            else " of 16 bits, each stretched from its 1st to its 99th percentile"
+            else " of 16 bits, each stretched from its least to its greatest value"
         )
     if source.bands not in (None, 1, 3):
         kind += "; the first three are shown" if source.bands > 3 else "; the first is shown"
@@ -237,7 +237,11 @@ def _strips(
     """Draw a heading, then each sample's tiles above its place and caption; all of one width."""
     view = _view(task)
     drawn = [view.tiles(sample, look) for sample in samples]
-    headings = [draw_text(name, look.letters, FAINT) for name in drawn[0]]
+    _, _, across = _framing(samples[0], look) if task == "circles" else (1, 0, 0)
+    headings = [
+        drawing.framed(draw_text(name, look.letters, FAINT), 0, across if name == "circle" else 0)
+        for name in drawn[0]
+    ]
     widths = [
         max(tile.shape[1] for tile in tiles)
         for tiles in zip(headings, *(one.values() for one in drawn), strict=True)
@@ -305,8 +309,7 @@ def _masked_tiles(sample: Sample, look: _Look, flat: UInt8, tint: UInt8) -> dict
 
 
 def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    scale = drawing.scale_for(sample["image"].shape[:2], look.box)
-    down, across = (round(side * scale) for side in look.margin)
+    scale, down, across = _framing(sample, look)
     image = drawing.scaled(drawing.visible(sample["image"]), scale)
     mask = drawing.painted(sample["mask"], scale, drawing.two_colours(WHITE))
     return {
@@ -314,6 +317,13 @@ def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
         "mask": drawing.framed(mask, down, 0),
         "circle": _circled(drawing.framed(image, down, across), sample, scale, (down, across)),
     }
+
+
+def _framing(sample: Sample, look: _Look) -> tuple[float, int, int]:
+    """Return the scale of a sample of circles, and the pixels of its margin down and across."""
+    scale = drawing.scale_for(sample["image"].shape[:2], look.box)
+    down, across = (round(side * scale) for side in look.margin)
+    return scale, down, across
 
 
 def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, int]) -> UInt8:

@@ -17,7 +17,7 @@ from click.exceptions import Exit
 
 import datagen
 from datagen.cli import move, output, read, write
-from datagen.cli.options import PATH, Choice
+from datagen.cli.options import PATH, Choice, numbers_expected
 from datagen.errors import (
     CLOSED_PIPE,
     INTERRUPTED,
@@ -66,9 +66,16 @@ class _Commands(click.Group):
             raise Exit(CLOSED_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        arguments = list(ctx.args)  # taken away meanwhile
         with naming_options():
             try:
                 return super().invoke(ctx)
+            except click.UsageError as error:
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                message = numbers_expected(error, command, arguments)
+                if message is None:
+                    raise
+                raise click.UsageError(message, error.ctx) from error
             except (Exception, KeyboardInterrupt) as error:
                 ending = _ending(error, ctx.invoked_subcommand)
                 if ending is None:

@@ -613,6 +613,13 @@ def test_a_file_where_a_folder_is_needed_is_refused(tmp_path: Path) -> None:
             files.require_writable(place)
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="the system has no /proc")
+def test_a_place_that_keeps_no_files_is_refused_for_that_reason() -> None:
+    reason = "no files can be kept here" if os.geteuid() == 0 else "cannot be written"
+    with pytest.raises(StorageError, match=f"^/proc: .*{reason}"):
+        files.require_writable(Path("/proc/x/y"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the superuser")
 def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
