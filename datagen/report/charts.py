@@ -35,10 +35,8 @@ def histogram_chart(title: str, found: Histogram, show: Callable[[float], str], 
     >>> histogram_chart("pieces", one, "{:.0f}".format, "digits").note
     'least 0, mean 1, most 1'
     """
-    ends = [found.low, found.low + len(found.bars) * found.step / 2]
-    ends.append(found.low + len(found.bars) * found.step)
     marks = _bars(found.bars)
-    marks += _axis([show(value) for value in ends])
+    marks += _axis([show(value) for value in _ends(found)])
     most = max(found.bars)
     marks.append(_text(_WIDTH - _RIGHT, 12, f"tallest bar: {most:,} {unit}", "end"))
     note = f"least {show(found.least)}, mean {show(found.mean)}, most {show(found.most)}"
@@ -61,11 +59,21 @@ def balance_chart(title: str, names: Sequence[str], counts: Sequence[int], most:
         for number, name in enumerate(names):
             marks.append(_text(_LEFT + (number + 0.5) * slot, _HEIGHT - 6, name, "middle"))
     else:
-        marks += _axis([f"class {0}", "", f"class {len(names) - 1}"])
+        marks += _axis(["class 0", f"class {len(names) - 1}"])
     low, high = shares.index(min(shares)), shares.index(max(shares))
     note = f"least: {names[low]}, {shares[low]:.1%}; most: {names[high]}, {shares[high]:.1%}"
     label = f"{title}: shares of {len(names):,} classes, {note}"
     return Chart(title, label, Markup().join(marks), note)
+
+
+def _ends(found: Histogram) -> tuple[float, ...]:
+    """Give the values at the left, in the middle and at the right of a histogram's base line."""
+    high = found.low + len(found.bars) * found.step
+    if not found.whole:
+        return found.low, (found.low + high) / 2, high
+    if len(found.bars) == 1 and found.step == 1:
+        return (found.low,)
+    return found.low, high - 1
 
 
 def _bars(values: Sequence[float], most: float | None = None) -> list[Markup]:
@@ -92,11 +100,16 @@ def _bars(values: Sequence[float], most: float | None = None) -> list[Markup]:
 
 
 def _axis(texts: Sequence[str]) -> list[Markup]:
-    """Write the values at the left end, the middle and the right end of the base line."""
-    places = zip(
-        (_LEFT, _WIDTH / 2, _WIDTH - _RIGHT), ("start", "middle", "end"), texts, strict=True
+    """Write up to three values below the base line: at its left, in its middle, at its right."""
+    left, middle, right = (
+        (_LEFT, "start"),
+        (_WIDTH / 2, "middle"),
+        (_WIDTH - _RIGHT, "end"),
     )
-    return [_text(x, _HEIGHT - 6, text, anchor) for x, anchor, text in places if text]
+    places = {1: [middle], 2: [left, right], 3: [left, middle, right]}[len(texts)]
+    return [
+        _text(x, _HEIGHT - 6, text, anchor) for (x, anchor), text in zip(places, texts, strict=True)
+    ]
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> Markup:

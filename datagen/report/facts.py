@@ -14,7 +14,6 @@ from datagen import drawing, lookup, preview, recipe
 from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.errors import format_bytes
-from datagen.layout import TASKS
 from datagen.manifest import Manifest
 from datagen.report import charts
 from datagen.report.statistics import Found, Histogram, Summary
@@ -23,8 +22,9 @@ from datagen.verifier.problems import NearDuplicates
 
 _SAMPLES = {"mosaics": 9}  # pictures of samples; of any other task
 _OTHER_SAMPLES = 12
-_BOXES = {"mosaics": 168}  # pixels, about the longer side of an image; of any other task
-_OTHER_BOX = 112
+_BOX = 112  # pixels, about the longer side of an image
+_ODD_BOXES = {"mosaics": 168}  # of those that stand out; of any other task
+_OTHER_ODD_BOX = 84
 _LISTED = 20  # classes of a legend, and problems
 _CLASSES = 20  # classes of a table that is shown as a whole
 _PLACES = 16  # places of a grid in such a table
@@ -127,12 +127,12 @@ def _counts(manifest: Manifest) -> Table:
 def _task(dataset: Dataset, task: str, summary: Summary) -> dict[str, Any]:
     manifest = dataset.manifest
     picks = lookup.choose(dataset, task, _SAMPLES.get(task, _OTHER_SAMPLES))
-    samples = _figures(dataset, task, picks, [""] * len(picks))
+    samples = _figures(dataset, task, picks, [""] * len(picks), _BOX)
     splits = list(manifest.tasks[task].values())
     return {
         "name": task,
         "about": ABOUT.get(task, ""),
-        "rule": str(manifest.recipe.foreground) if task in TASKS else "",
+        "rule": str(manifest.recipe.foreground) if task == "foreground" else "",
         "columns": _columns(task, manifest),
         "panels": samples[0]["panels"] if samples else [],
         "samples": samples,
@@ -149,10 +149,9 @@ def _task(dataset: Dataset, task: str, summary: Summary) -> dict[str, Any]:
 
 
 def _figures(
-    dataset: Dataset, task: str, picks: Sequence[lookup.Pick], notes: Sequence[str]
+    dataset: Dataset, task: str, picks: Sequence[lookup.Pick], notes: Sequence[str], box: int
 ) -> list[dict[str, Any]]:
     """Draw samples, each with its place, a note and a caption."""
-    box = _BOXES.get(task, _OTHER_BOX)
     figures = []
     for pick, strip, note in zip(
         picks, preview.strips(dataset, task, picks, box), notes, strict=True
@@ -240,7 +239,8 @@ def _oddity(dataset: Dataset, task: str, kind: str, found: Sequence[Found]) -> d
     title, about = _ODDITIES[kind]
     notes = [_value(kind, one.value) for one in found]
     picks = [(one.split, one.row) for one in found]
-    return {"title": title, "about": about, "figures": _figures(dataset, task, picks, notes)}
+    box = _ODD_BOXES.get(task, _OTHER_ODD_BOX)
+    return {"title": title, "about": about, "figures": _figures(dataset, task, picks, notes, box)}
 
 
 def _value(kind: str, value: float) -> str:
@@ -314,7 +314,7 @@ def _near(dataset: Dataset, near: NearDuplicates) -> dict[str, Any]:
     for pair in near.pairs[:_PAIRS]:
         both = ((pair.split, pair.row), (pair.other, pair.other_row))
         images = [dataset.rows(task, split, "image", row, row + 1)[0] for split, row in both]
-        scale = drawing.scale_for(images[0].shape[:2], _OTHER_BOX)
+        scale = drawing.scale_for(images[0].shape[:2], _BOX)
         drawn = [drawing.scaled(drawing.visible(image), scale) for image in images]
         place = " and ".join(f"{split} {row:,}" for split, row in both)
         likeness = f"likeness 0.{pair.likeness:03}"

@@ -31,7 +31,10 @@ _TINY = 1e-9  # pixels, far below what any circle can go beyond its frame
 
 @dataclass(frozen=True)
 class Histogram:
-    """Hold how often values occur: bars of equal width `step` from `low` on, and their summary."""
+    """Hold how often values occur: bars of equal width `step` from `low` on, and their summary.
+
+    The values are `whole` numbers, or else may be any.
+    """
 
     bars: tuple[int, ...]
     low: float
@@ -39,6 +42,7 @@ class Histogram:
     least: float
     mean: float
     most: float
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the samples of a task are like.
+    """Says what the samples of a task are like.
 
     `histograms` and `oddities` are by name. `counted` says how many samples have some property.
     `labels` counts the classes of each split, int64 (classes,), and `places` those of each place of
@@ -75,7 +79,7 @@ class _Tally:
             width = max(1, math.ceil((high - low + 1) / _BINS))
             bins = math.ceil((high - low + 1) / width)
             high = low + bins * width
-        self._low, self._step = low, (high - low) / bins
+        self._low, self._step, self._whole = low, (high - low) / bins, whole
         self._bins = np.zeros(bins, np.int64)
         self._least, self._most, self._sum = math.inf, -math.inf, 0.0
 
@@ -106,6 +110,7 @@ class _Tally:
             self._least,
             self._sum / int(self._bins.sum()),
             self._most,
+            self._whole,
         )
 
 
