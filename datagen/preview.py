@@ -10,7 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from datagen.files import (
     storage_errors,
     write_atomic,
 )
-from datagen.lookup import Sample, choose, read_sample
+from datagen.lookup import Pick, Sample, choose, read_sample
 from datagen.manifest import Manifest
 from datagen.recipe import Foreground
 
@@ -66,6 +66,15 @@ class _View:
     tagline: Callable[[Foreground], str]
     tiles: Callable[[Sample, _Look], dict[str, UInt8]]
     caption: Callable[[Sample, _Look], str]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Holds a sample drawn without letters: its tiles side by side, their names, and a caption."""
+
+    picture: UInt8
+    names: tuple[str, ...]
+    caption: str
 
 
 def write_preview(root: PathLike[str] | str, folder: Path | str) -> list[Path]:
@@ -134,6 +143,26 @@ def sample_picture(
         labels = shown[(shown > 0) & (shown <= len(look.mask_names))] - 1
         parts.append(_legend(look, labels.tolist(), parts[-1].shape[1]))
     return drawing.png(drawing.framed(drawing.above(parts, 8), _MARGIN, _MARGIN))
+
+
+def strips(dataset: Dataset, task: str, picks: Sequence[Pick], box: int) -> list[Strip]:
+    """Draw these samples of a task, the longer side of an image about `box` pixels.
+
+    All are drawn alike: circles with the same margin. Raises DamagedError for a sample that cannot
+    be drawn.
+
+    >>> strips(Dataset("data/mnist"), "circles", [("test", 0)], 112)  # doctest: +SKIP
+    """
+    samples = [read_sample(dataset, task, *pick) for pick in picks]
+    names, mask_names = _names(dataset)
+    look = replace(_look(task, (names, mask_names), box, _SMALL, samples), names=names)
+    view = _view(task)
+    drawn = []
+    for sample in samples:
+        tiles = view.tiles(sample, look)
+        picture = drawing.framed(drawing.beside(list(tiles.values()), 6), 6, 6)
+        drawn.append(Strip(picture, tuple(tiles), view.caption(sample, look)))
+    return drawn
 
 
 def _sheet(dataset: Dataset, task: str) -> UInt8:

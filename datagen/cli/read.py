@@ -1,4 +1,4 @@
-"""Commands that read: info, verify, diff, show, sample, export and browse."""
+"""Commands that read: info, verify, diff, show, sample, export, report and browse."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from datagen.cli.tables import (
 )
 from datagen.engines import chosen
 from datagen.errors import PROBLEMS_FOUND, StorageError
-from datagen.files import kind, require_outside_datasets, write_atomic
+from datagen.files import beside, kind, require_outside_datasets, write_atomic
 
 
 @click.command()
@@ -162,8 +162,11 @@ def diff(first: Path | str, second: Path | str, verbose: bool, quiet: bool, as_j
 
 def _picture(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
     """Follow a link to the file to draw in; refuse folders and places within a dataset."""
-    if value is None:
-        return None
+    return None if value is None else _checked(value)
+
+
+def _checked(value: Path) -> Path:
+    """Return the file that is written where `value` is named, with links followed."""
     target = Path(os.path.realpath(value)) if kind(value) == "a link" else value
     found = kind(target)
     if found not in ("nothing", "a file"):
@@ -331,6 +334,50 @@ def export(
 @click.command()
 @directory_argument
 @click.option(
+    "--out",
+    type=PATH,
+    callback=_picture,
+    metavar="FILE",
+    help="Page to write.  [default: DIR-report.html]",
+)
+@click.option("--verify", "verified", is_flag=True, help="Verify the dataset in full, and say so.")
+@click.option("--near", is_flag=True, help="Show images of two splits that are nearly equal.")
+@workers_option
+@quiet_option
+@json_option
+def report(
+    directory: Path,
+    out: Path | None,
+    verified: bool,
+    near: bool,
+    workers: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write one HTML page about a dataset: samples, numbers, oddities, origin.
+
+    With --verify it exits with 1 if anything is wrong, after the page says so.
+    """
+    datagen.manifest.load(directory)  # refuses what is no dataset before it asks where to write
+    page = out or _checked(beside(directory, "{name}-report.html"))
+    silent, verdict = quiet or as_json, None
+    if verified:
+        with progress("verifying", silent) as shown:
+            verdict = datagen.verifier.verify(directory, workers=workers, progress=shown.advance)
+    with progress("reading", silent) as shown:
+        datagen.report.write_report(
+            directory, page, verdict=verdict, near=near, progress=shown.advance
+        )
+    with exit_with(PROBLEMS_FOUND if verdict is not None and verdict.problems else 0):
+        if as_json:
+            print_json([page])
+        elif not quiet:
+            print_line(page)
+
+
+@click.command()
+@directory_argument
+@click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8765,
@@ -344,7 +391,9 @@ def browse(directory: Path, port: int, quiet: bool) -> None:
 
     Ends with Ctrl-C. Nothing is written.
     """
-    with datagen.report.browser.Server(directory, port) as server:
+    from datagen.report.browser import Server  # imports Werkzeug, of an extra
+
+    with Server(directory, port) as server:
         if not quiet:
             print_line(f"{directory}: {server.url} (Ctrl-C ends it)")
             sys.stdout.flush()

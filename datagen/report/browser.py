@@ -17,6 +17,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from datagen import drawing
 from datagen.dataset import Dataset
@@ -70,7 +71,7 @@ class Window:
 class Browser:
     """Makes the pages of a dataset; a WSGI application.
 
-    Raises InputError where the package werkzeug or jinja2 is missing.
+    Raises InputError where the package werkzeug is missing.
 
     >>> from werkzeug.test import Client
     >>> Client(Browser("strokes")).get("/mosaics/test/?label=3").status
@@ -78,7 +79,7 @@ class Browser:
     """
 
     def __init__(self, place: PathLike[str] | str) -> None:
-        _require_libraries()
+        _require_library()
         self._dataset = Dataset(place)
         self._lock = threading.Lock()  # a page is made from one sample after another
 
@@ -252,11 +253,9 @@ class Browser:
         )
 
     @cached_property
-    def _template(self) -> Any:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-
+    def _template(self) -> Template:
         environment = Environment(
-            loader=PackageLoader("datagen", "report"),
+            loader=PackageLoader("datagen.report", ""),
             autoescape=True,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -276,6 +275,7 @@ class Server:
     """
 
     def __init__(self, place: PathLike[str] | str, port: int = PORT) -> None:
+        _require_library()
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Silent(WSGIRequestHandler):
@@ -302,13 +302,12 @@ class Server:
         self._server.serve_forever()
 
 
-def _require_libraries() -> None:
+def _require_library() -> None:
     try:
-        import jinja2  # noqa: F401
         import werkzeug  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "browsing needs the packages werkzeug and jinja2", remedy=installs("browse")
+            "browsing needs the package werkzeug", remedy=installs("browse")
         ) from error
 
 

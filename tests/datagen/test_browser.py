@@ -107,8 +107,7 @@ def test_only_this_machine_is_answered_and_only_reading(client: Client) -> None:
         assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
-        assert client.open("/mosaics/test/1", method=method).status_code in (405, 200)
-        assert not client.open("/mosaics/test/1", method=method).get_data() or method != "OPTIONS"
+        assert client.open("/mosaics/test/1", method=method).status_code == 405
 
 
 def test_a_damaged_sample_is_told_and_the_others_are_shown(
