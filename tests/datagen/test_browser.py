@@ -45,8 +45,18 @@ def walk(client: Client, path: str, relation: str) -> list[list[int]]:
     return pages
 
 
-@pytest.mark.parametrize("task", ["foreground", "circles", "mosaics"])
-@pytest.mark.parametrize("label", [None, 3])
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [
+        ("foreground", 3),
+        ("circles", None),
+        ("mosaics", 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("foreground", None), ("mosaics", None))
+        ),
+    ],
+)
 def test_pages_show_each_sample_of_a_label_once(
     client: Client, task: str, label: int | None
 ) -> None:
