@@ -39,7 +39,7 @@ _COMMANDS = (
         write.convert,
     ),
     *(read.info, read.verify, read.diff, read.show, read.sample, read.export, write.preview),
-    read.report,
+    *(read.report, read.browse),
     *(move.push, move.pull),
 )
 _CONTINUES = (

@@ -1,9 +1,11 @@
-"""Commands that read: info, verify, diff, show, sample, export and report."""
+"""Commands that read: info, verify, diff, show, sample, export, report and browse."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -371,3 +373,29 @@ def report(
             print_json([page])
         elif not quiet:
             print_line(page)
+
+
+@click.command()
+@directory_argument
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    metavar="N",
+    help="Port of this machine; 0 takes a free one.",
+)
+@quiet_option
+def browse(directory: Path, port: int, quiet: bool) -> None:
+    """Show the samples of a dataset in a web browser, to this machine alone.
+
+    Ends with Ctrl-C. Nothing is written.
+    """
+    from datagen.report.browser import Server  # imports Werkzeug, of an extra
+
+    with Server(directory, port) as server:
+        if not quiet:
+            print_line(f"{directory}: {server.url} (Ctrl-C ends it)")
+            sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            server.run()

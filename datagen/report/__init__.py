@@ -6,6 +6,7 @@ The same dataset gives the same page.
     charts       draws histograms and shares
     facts        collects what the page states, with its pictures
     page.html.j2, style.css   lay it all out
+    browser      serves samples page by page instead, to this machine
 """
 
 from __future__ import annotations
