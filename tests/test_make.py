@@ -42,9 +42,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def make(
-    folder: Path, *arguments: str, succeeds: bool = True
-) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, *arguments: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
     ran = subprocess.run(
         ["make", "--silent", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
