@@ -16,7 +16,7 @@ import click
 from click.exceptions import Exit
 
 import datagen
-from datagen.cli import move, output, read, write
+from datagen.cli import look, move, output, read, write
 from datagen.cli.options import PATH, Choice, numbers_expected
 from datagen.errors import (
     CLOSED_PIPE,
@@ -38,8 +38,8 @@ _COMMANDS = (
         write.finish,
         write.convert,
     ),
-    *(read.info, read.verify, read.diff, read.show, read.sample, read.export, write.preview),
-    *(read.report, read.browse),
+    *(read.info, read.verify, read.diff, look.show, look.sample, read.export, write.preview),
+    *(look.report, look.browse),
     *(move.push, move.pull),
 )
 _CONTINUES = (
