@@ -39,7 +39,7 @@ fi;
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help data verify train-all report test test-long test-interop mutants check format bench roofline matrix fuzz
+.PHONY: help data verify train-all report test test-long test-interop docs mutants check format bench roofline matrix fuzz
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,12 @@ test-interop:  ## Read exports by the libraries of their formats, in an environm
 	@.venv-interop/bin/pip install --quiet --no-deps mosaicml-streaming
 	@.venv-interop/bin/pip install --quiet transformers brotli python-snappy zstd catalogue
 	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py
+
+docs:  ## Build the site of the documentation into site/, in an environment of its own
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' >.venv-docs/needed
+	@.venv-docs/bin/pip install --quiet --disable-pip-version-check --requirement .venv-docs/needed
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 mutants: $(VENV)/dev  ## Mutate the mathematics, and check that tests notice; writes results/mutants.json
 	@$(BIN)/python tests/tools/mutants.py $(workers)
