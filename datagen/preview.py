@@ -21,13 +21,13 @@ from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.drawing import ACCENT, FAINT, SPOT, WHITE, UInt8, draw_text
 from datagen.files import (
-    lock,
     make_folder,
     remove_temporaries,
     require_outside_datasets,
     storage_errors,
     write_atomic,
 )
+from datagen.locks import lock
 from datagen.lookup import Pick, Sample, choose, read_sample
 from datagen.manifest import Manifest
 from datagen.recipe import Foreground
