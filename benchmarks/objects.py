@@ -36,6 +36,7 @@ from datagen.objects import Remote
 from datagen.recipe import Recipe, changed
 from datagen.transfer import JOBS
 
+READINGS = 3  # of each dataset that was made anew; their median counts
 RESAMPLES = 10_000  # of the rounds, for the interval of a median
 
 
@@ -148,8 +149,8 @@ def quick_source(folder: Path) -> str:
     return f"npz:{folder / 'strokes.npz'}"
 
 
-def measure(root: Path, scratch: Path, port: int, rounds: int) -> dict[str, Any]:
-    """Run push, plain puts, pull and plain gets in turns."""
+def measure(recipe: Recipe, root: Path, scratch: Path, port: int, rounds: int) -> dict[str, Any]:
+    """Run push, plain puts, pull and plain gets in turns; then read a cache and a folder."""
     runs: dict[str, list[tuple[float, float]]] = {
         name: [] for name in ("push", "puts", "pull", "gets")
     }
@@ -168,25 +169,44 @@ def measure(root: Path, scratch: Path, port: int, rounds: int) -> dict[str, Any]
                 remote.delete(remote.list())
             shutil.rmtree(scratch / "pull")
             shutil.rmtree(scratch / "get")
-        upload.push(root, f"s3://{object_server.BUCKET}/cached")
-        cached = modeling.fetch_dataset(
-            f"s3://{object_server.BUCKET}/cached", cache=scratch / "cache"
-        )
-    readers = {
-        place: partial(epochs, modeling.open_dataset(place)["mosaics"]["train"])
-        for place in (cached, root)
-    }
-    for read_all in readers.values():  # not counted
-        read_all()
-    read: dict[Path, list[tuple[float, float]]] = {place: [] for place in readers}
-    for number in range(3 * rounds):
-        for place in [*readers][:: 1 if number % 2 else -1]:
-            read[place].append(timed(readers[place]))
+        loader = read_both(recipe, scratch, 3 * rounds)
     return {
         "push": compare(runs["push"], runs["puts"]),
         "pull": compare(runs["pull"], runs["gets"]),
-        "loader": compare(read[cached], read[root]),
+        "loader": loader,
     }
+
+
+def read_both(recipe: Recipe, scratch: Path, rounds: int) -> dict[str, Any]:
+    """Read a folder and a warm cache in turns.
+
+    Each round builds the one and fetches the other anew. The same bytes in other pages of memory
+    are read up to a tenth faster or slower, so one pair of them would compare their luck.
+    """
+    folder, cache = scratch / "folder", scratch / "cache"
+    url = f"s3://{object_server.BUCKET}/cached"
+    read: dict[str, list[tuple[float, float]]] = {"cache": [], "folder": []}
+    for number in range(-1, rounds):  # the first round is not counted
+        builder.build(recipe, folder, workers=JOBS // 2)
+        if number < 0:
+            upload.push(folder, url)
+        readers = {
+            name: partial(epochs, modeling.open_dataset(place)["mosaics"]["train"])
+            for name, place in (
+                ("cache", modeling.fetch_dataset(url, cache=cache)),
+                ("folder", folder),
+            )
+        }
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
+        for turn in range(READINGS + 1):
+            for name in [*readers][:: 1 if (number + turn) % 2 else -1]:
+                found[name].append(timed(readers[name]))
+        for name in readers if number >= 0 else ():
+            warm = found[name][1:]
+            read[name].append(tuple(statistics.median(one) for one in zip(*warm, strict=True)))
+        shutil.rmtree(folder)
+        shutil.rmtree(cache)
+    return compare(read["cache"], read["folder"])
 
 
 def epochs(split: Any) -> None:
@@ -225,7 +245,7 @@ def main(rounds: int, mosaics: int, scratch: Path | None, evidence: Path) -> Non
                 "bytes": sum(path.stat().st_size for path in files_of(root).values()),
                 "requests_at_once": JOBS,
                 "server": f"ministack {version('ministack')}",
-                **measure(root, Path(folder), port, rounds),
+                **measure(recipe, root, Path(folder), port, rounds),
                 "build": built,
                 "machine": {**machine(), "obstore": version("obstore")},
             }

@@ -40,7 +40,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _LIST_PAGE = 1000
 _LOOK = 0.5  # seconds between two looks for a signal
 _BEYOND = 3  # requests other than creates that are made though the client has given up, at most
-_STREAM_BYTES = 1 << 20  # of a piece that comes down, at least: it stays in a cache meanwhile
+_STREAM_BYTES = 1 << 18  # of a piece that comes down, at least: it stays in a cache meanwhile
 _NAME = re.compile(r"[A-Za-z0-9_.=+-]+")
 _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Z][A-Za-z ]*))?")
 _NO_ACCESS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")  # with a status of 400
