@@ -364,7 +364,7 @@ def _source(manifest: Manifest) -> Table:
 
 def _roots(manifest: Manifest) -> Table:
     rows = [
-        [f"{split.place}/{column.name}", column.root]
+        [f"{split.folder}/{column.name}", column.root]
         for split in manifest.splits.values()
         for column in split.columns
     ]

@@ -204,7 +204,9 @@ def _of_foreground(reader: _Reader, splits: list[Split]) -> Summary:
     histograms = {"foreground": shares.histogram(), "components": pieces.histogram()}
     if any(column.name == "threshold" for column in splits[0].columns):
         histograms["threshold"] = _whole_values(reader, splits, "threshold")
-    oddities = {"emptiest": emptiest, "fullest": fullest, "components": most}
+    oddities = {"emptiest": emptiest, "fullest": fullest}
+    if most.found()[0].value > 1:  # else none stands out
+        oddities["components"] = most
     return _summary(histograms, oddities, {"empty": empty})
 
 
