@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from datagen.colours import Colour, class_colours, hexadecimal, two_colours
 from datagen.layout import LICENCE
-from datagen.sources.base import MAX_CLASSES
 
 if TYPE_CHECKING:
     from datagen.manifest import Manifest
@@ -34,6 +33,7 @@ _MEANINGS = {
     "mosaics/mask": "0 background, class + 1 on the foreground of each image",
     "mosaics/mask of classes": "0 ground, 255 neither ground nor foreground, else a class",
 }
+_MAX_CLASSES = 254  # a byte of a mask holds them beside 0 and 255
 _WHITE: Colour = (255, 255, 255)
 _TASKS = {
     "foreground": "the foreground of each image",
@@ -145,7 +145,7 @@ def flags(manifest: Manifest, task: str, column: str) -> tuple[Flag, ...]:
     ['outside', 'inside']
     """
     classes, of_masks = manifest.source.classes, manifest.source.mask_classes
-    if max(len(classes), len(of_masks)) > MAX_CLASSES:
+    if max(len(classes), len(of_masks)) > _MAX_CLASSES:
         return ()  # which `verify` reports
     names: dict[int, str] = {}
     colours = class_colours(len(classes))

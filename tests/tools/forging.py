@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from helpers import save_source, split_digits, tiny_recipe
 
-from datagen import builder, otsu
+from datagen import builder, describing, documents, otsu
+from datagen import manifest as manifests
 from datagen.hashing import (
     ColumnHasher,
     bytes_digest,
@@ -22,10 +24,10 @@ from datagen.hashing import (
     file_digest,
     merkle_root,
 )
-from datagen.layout import MANIFEST
+from datagen.layout import MANIFEST, RECIPE
 from datagen.recipe import from_table
 from datagen.split import SHARD_FACTS, Table
-from datagen.stores import Array
+from datagen.stores import Array, open_store
 from datagen.tasks import TASKS, Inputs
 
 SHARD = 512  # samples: two chunks
@@ -167,6 +169,27 @@ def reseal(tiny: Tiny) -> None:
             (tiny.root / f"{task}/{split}.shards").write_bytes(table.tobytes())
     (tiny.root / MANIFEST).write_bytes(canonical_json(plain))
     seal(tiny)
+
+
+def reword(tiny: Tiny) -> None:
+    """Say in every file what the manifest says now of its source, and seal it again."""
+    plain = {key: one for key, one in tiny.manifest.items() if key not in ("sha256", "format")}
+    manifest = manifests._from_plain(plain)
+    told, store = describing.attributes(manifest), open_store(manifest.recipe.storage.format)
+    for split in manifest.splits.values():
+        store.write_metadata(tiny.root, split, told)
+        for path in sorted((tiny.root / split.folder).glob("0*.h5")):
+            with h5py.File(path, "r+") as file:
+                file.attrs["attribution"] = told[""]["attribution"]
+    reseal(tiny)
+    read = {path: (tiny.root / path).read_bytes() for path in _small(manifest)}
+    for path, data in documents.documents(manifest, read.__getitem__).items():
+        (tiny.root / path).write_bytes(data)
+    seal(tiny)
+
+
+def _small(manifest: manifests.Manifest) -> list[str]:
+    return [RECIPE, *(split.table_path for split in manifest.splits.values())]
 
 
 def _measure(path: Path, column: dict[str, Any], row: Any) -> None:
