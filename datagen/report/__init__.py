@@ -31,8 +31,6 @@ from datagen.verifier.problems import NearDuplicates
 
 __all__ = ["write_report"]
 
-_OWNERS = ("foreground", "circles")  # tasks that store the images of the source
-
 
 def write_report(
     root: PathLike[str] | str,
@@ -47,8 +45,8 @@ def write_report(
     `verdict` is a verification of this dataset that the page is to state; without one it says that
     nothing was verified. With `near` it shows images of two splits that are nearly the same.
     `progress` is called with the bytes read and in all. Raises the errors of opening and reading
-    the dataset, InputError if `path` is in a dataset, if the verdict is of another one, or if there
-    are no images to compare, and StorageError if the page cannot be written.
+    the dataset, InputError if `path` is in a dataset or the verdict is of another one, and
+    StorageError if the page cannot be written.
 
     >>> write_report("data/mnist", "data/mnist-report.html")  # doctest: +SKIP
     """
@@ -69,16 +67,9 @@ def write_report(
 
 def _near(dataset: Dataset) -> NearDuplicates:
     """Look for near pairs in the images of the source, which are read block by block."""
-    opened = OpenedDataset(dataset)
-    task = next((task for task in _OWNERS if task in opened), None)
-    if task is None:
-        raise InputError(
-            "the dataset does not store the images of its source, so none are compared",
-            path=dataset.root,
-            remedy="leave out near",
-        )
+    images = OpenedDataset(dataset)["foreground"]
     # columns are cut into slices as arrays are
-    return near_duplicates({name: cast("Any", one["image"]) for name, one in opened[task].items()})
+    return near_duplicates({name: cast("Any", one["image"]) for name, one in images.items()})
 
 
 @cache

@@ -309,11 +309,12 @@ def _places(manifest: Manifest, summaries: Mapping[str, Summary]) -> dict[str, A
 
 def _near(dataset: Dataset, near: NearDuplicates) -> dict[str, Any]:
     """Draw the likest pairs of images of two splits."""
-    task = next(iter(task for task in ("foreground", "circles") if task in dataset.manifest.tasks))
     figures = []
     for pair in near.pairs[:_PAIRS]:
         both = ((pair.split, pair.row), (pair.other, pair.other_row))
-        images = [dataset.rows(task, split, "image", row, row + 1)[0] for split, row in both]
+        images = [
+            dataset.rows("foreground", split, "image", row, row + 1)[0] for split, row in both
+        ]
         scale = drawing.scale_for(images[0].shape[:2], _BOX)
         drawn = [drawing.scaled(drawing.visible(image), scale) for image in images]
         place = " and ".join(f"{split} {row:,}" for split, row in both)
