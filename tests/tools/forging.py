@@ -178,8 +178,8 @@ def reword(tiny: Tiny) -> None:
     told, store = describing.attributes(manifest), open_store(manifest.recipe.storage.format)
     for split in manifest.splits.values():
         store.write_metadata(tiny.root, split, told)
-        for path in sorted((tiny.root / split.folder).glob("0*.h5")):
-            with h5py.File(path, "r+") as file:
+        for shard in sorted((tiny.root / split.folder).glob("0*.h5")):
+            with h5py.File(shard, "r+") as file:
                 file.attrs["attribution"] = told[""]["attribution"]
     reseal(tiny)
     read = {path: (tiny.root / path).read_bytes() for path in _small(manifest)}
