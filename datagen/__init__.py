@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from datagen import objects as objects
     from datagen import preview as preview
     from datagen import recipe as recipe
+    from datagen import report as report
     from datagen import sources as sources
     from datagen import split as split
     from datagen import survey as survey

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from datagen import files
+from datagen import files, locks
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import checked_table, remove_records, require_no_links, small_files
@@ -125,7 +125,7 @@ def pull(
     data = manifests.to_bytes(incoming.manifest)
     files.require_writable(root)
     files.make_folder(root)
-    with files.lock(root, exclusive=True), _taking(root, data) as finished:
+    with locks.lock(root, exclusive=True), _taking(root, data) as finished:
         require_no_links(root, incoming.manifest)
         missing = _missing(root, incoming, jobs)
         absent = [path for path, content in incoming.small.items() if not _is(root, path, content)]

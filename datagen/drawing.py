@@ -211,23 +211,23 @@ def visible(image: npt.NDArray[Any]) -> UInt8:
     """Make an image visible: uint8 or uint16 (h, w) or (h, w, bands) -> RGB, uint8 (h, w, 3).
 
     Grey and three bands of 8 bits are shown as they are. Of other numbers of bands the first three
-    are shown, or the first alone, as grey. 16 bits are stretched from the 1st to the 99th
-    percentile: three bands, which are colours, by one range for all three, so that colours stay;
-    bands taken from more, each by its own.
+    are shown, or the first alone, as grey. 16 bits are stretched from the least to the greatest
+    value, so that no object is lost among others, however small: three bands, which are colours, by
+    one range for all three, so that colours stay; bands taken from more, each by its own.
 
     >>> visible(np.array([[0, 7]], np.uint8)).tolist()
     [[[0, 0, 0], [7, 7, 7]]]
     >>> visible(np.array([[[0, 0, 0], [60000, 30000, 0]]], np.uint16)).tolist()
-    [[[0, 0, 0], [255, 134, 0]]]
+    [[[0, 0, 0], [255, 128, 0]]]
     """
     if image.ndim == 2:
         image = image[..., None]
     bands = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
     if image.dtype != np.uint8:
         axes = (0, 1, 2) if image.shape[2] == 3 else (0, 1)
-        low, high = np.percentile(bands, [1, 99], axis=axes)
-        share = (bands - low) / np.maximum(high - low, 1)
-        bands = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+        low, high = bands.min(axis=axes), bands.max(axis=axes)
+        share = (bands - low) / np.maximum(high - low, 1.0)
+        bands = np.rint(share * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(bands, (*bands.shape[:2], 3)))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from datagen import files
+from datagen import files, locks
 from datagen import manifest as manifests
 from datagen.dataset import (
     finished_shard,
@@ -113,7 +113,7 @@ class DatasetFolder(Target):
             files.require_writable(root)
             folder._require_space(folder.jobs)
             files.make_folder(root)
-        with files.lock(root, exclusive=part is None):
+        with locks.lock(root, exclusive=part is None):
             folder._look()
             if not is_new:
                 check()
@@ -133,7 +133,7 @@ class DatasetFolder(Target):
             is_folder = root.is_dir()
         if not is_folder:
             manifests.load(root)  # raises the error that says so
-        with files.lock(root, exclusive=True):
+        with locks.lock(root, exclusive=True):
             is_begun = files.look(root / PARTIAL_MANIFEST) is not None  # even beside a manifest
             present = manifests.read(root / PARTIAL_MANIFEST) if is_begun else manifests.load(root)
             folder = cls(root, present.plan, splits(present))

@@ -52,6 +52,7 @@ COMMANDS: dict[str, list[str]] = {
     "datagen sample": ["{data}", "mosaics", "test", "3"],
     "datagen show": ["{data}", "mosaics", "test", "3", "--png", "three.png"],
     "datagen preview": ["{data}", "--out", "sheets"],
+    "datagen report": ["{data}", "--out", "page.html"],
     "datagen export": ["{data}", "exported", "--to", "npz", "--task", "circles"],
     "datagen completion": ["bash"],
     "modeling --help": [],

@@ -43,6 +43,8 @@ def printed(command: str, count: int | None = None) -> list[str]:
             patch.setattr(sys, "argv", [script, *given, *([str(count)] if count else [])])
             runpy.run_path(str(PICTURES), run_name="__main__")
         return []
+    if count and arguments[0] == "sources":  # so few pictures do not give the mosaics of a default
+        arguments += ["--mosaics", "50", "10", "10"]
     cli: Any = {"datagen": datagen_cli, "modeling": modeling_cli}[program]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, (command, result.output)

@@ -269,9 +269,12 @@ def test_a_look_at_a_source_says_what_a_build_would_make_and_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     arguments = ["sources", f"npz:{tmp_path / 'a.npz'}"]
     unsuited = CliRunner().invoke(cli, arguments)
-    assert unsuited.exit_code == 0, unsuited.output
-    assert "60 distinct images of 8x9, 3 bands of 8 bits" in unsuited.output
-    assert "a build is refused: 'grey' of images with 3 bands" in unsuited.output
+    assert unsuited.exit_code == 3, unsuited.output
+    assert "60 distinct images of 8x9, 3 bands of 8 bits" in unsuited.stdout
+    refused = (
+        "would be refused:\n  the rule of the foreground does not suit: 'grey' of images with 3"
+    )
+    assert refused in unsuited.stderr
     told = CliRunner().invoke(cli, [*arguments, "--values", "max", "--split", "50,25,25", "--json"])
     found = json.loads(told.output)
     assert found["images"] == {"train": 30, "val": 15, "test": 15}
@@ -293,8 +296,8 @@ def test_a_look_at_a_source_says_for_what_else_a_build_would_be_refused(
     np.savez(tmp_path / "a.npz", allow_pickle=False, images=images, labels=np.arange(40) % 2)
     spec = f"npz:{tmp_path / 'a.npz'}"
     shown = CliRunner().invoke(cli, ["sources", spec, "--split", "60,20,20"])
-    assert shown.exit_code == 0
-    assert "train can give 331,776 mosaics of 2 x 2, val 4,096, test 4,096" in shown.output
+    assert shown.exit_code == 3
+    assert "train can give 331,776 mosaics of 2 x 2, val 4,096, test 4,096: " in shown.stderr
     monkeypatch.setattr("datagen.planning.MAX_SAMPLE_BYTES", 100_000)
     monkeypatch.setattr("datagen.planning.MAX_SHARDS", 12)
     recipe = Recipe(
@@ -331,10 +334,10 @@ def test_a_look_counts_the_mosaics_of_the_grid_and_the_number_asked_for(tmp_path
     for asked, fits in ((["400", "100", "100"], True), (["400", "101", "100"], False)):
         options = [*look, "--mosaics", *asked]
         shown = CliRunner().invoke(cli, options)
-        assert shown.exit_code == 0, shown.output
-        told = "train can give 400 mosaics of 1 x 2, val 100, test 100" in shown.output
+        assert shown.exit_code == (0 if fits else 3), shown.output
+        told = "train can give 400 mosaics of 1 x 2, val 100, test 100" in shown.stderr
         assert told != fits
-        found = json.loads(CliRunner().invoke(cli, [*options, "--json"]).output)
+        found = json.loads(CliRunner().invoke(cli, [*options, "--json"]).stdout)
         assert (found["grid"], found["wanted"]["val"]) == ([1, 2], int(asked[1]))
         build = ["build", "--source", *options[1:], "--out", str(tmp_path / f"data{fits}")]
         assert CliRunner().invoke(cli, build).exit_code == (0 if fits else 3)

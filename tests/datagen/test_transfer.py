@@ -39,8 +39,9 @@ from datagen.errors import (
     InputError,
     StorageError,
 )
-from datagen.files import AtomicFile, lock
+from datagen.files import AtomicFile
 from datagen.hashing import bytes_digest
+from datagen.locks import lock
 from datagen.objects import SCHEMES, Remote
 from datagen.split import FileFacts
 
@@ -350,7 +351,7 @@ def test_a_folder_that_cannot_be_locked_is_pulled_to(
     built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload.push(built["small"], url)
-    monkeypatch.setattr("datagen.files._locks_folders", lambda _: False)  # as NFS does
+    monkeypatch.setattr("datagen.locks._locks_folders", lambda _: False)  # as NFS does
     Path("back").mkdir()
     Path("back/.datagen-0123456789abcdef.tmp").write_bytes(b"of a command that was killed")
     download.pull(url, "back")

@@ -885,6 +885,13 @@ def test_functions_that_open_what_they_build_refuse_a_url(url: str) -> None:
         datagen.convert("strokes", url)
 
 
+def test_workers_that_see_folders_verify_no_url(url: str, proxy: Proxy) -> None:
+    proxy.clear()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="leave out the engine"):
+        datagen.verify(url, engine=pool)
+    assert proxy.requests == []
+
+
 def test_the_secret_is_nowhere(
     made: dict[str, Recipe], url: str, proxy: Proxy, source: Path
 ) -> None:
