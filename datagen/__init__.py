@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datagen import objects as objects
     from datagen import preview as preview
     from datagen import recipe as recipe
+    from datagen import rederive as rederive
     from datagen import report as report
     from datagen import sources as sources
     from datagen import split as split

@@ -153,6 +153,7 @@ def test_stages_of_pipelines() -> None:
     assert lines == dvc()
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's own, of torch and of workers
 def test_lightning_takes_the_splits() -> None:
     pytest.importorskip("lightning")
     run("datagen build --recipe strokes --mosaics 100 20 20 --out data/small")
