@@ -76,7 +76,7 @@ test-interop:  ## Read exports by the libraries of their formats, in an environm
 	@.venv-interop/bin/pip install --quiet $(pins) --editable '.[interop]'
 	@.venv-interop/bin/pip install --quiet --no-deps mosaicml-streaming
 	@.venv-interop/bin/pip install --quiet transformers brotli python-snappy zstd catalogue
-	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py tests/test_howto.py
+	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py tests/datagen/test_describing.py tests/test_howto.py
 
 docs:  ## Build the site of the documentation into site/, in an environment of its own
 	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from datagen import builder, download, files, lookup, planning, upload, verifier
+from datagen import builder, download, files, planning, rederive, upload, verifier
 from datagen.columns import DerivedSamples, OpenedSplit
 from datagen.decoding import shown
 from datagen.engines import Engine, chosen, threads
@@ -297,7 +297,7 @@ def samples(
         with opened(where) as dataset:
             of = planning.find_split(dataset.splits.values(), task, split)
             if source_dir is None:
-                inputs = lookup.inputs(dataset, task, split)
+                inputs = rederive.inputs(dataset, task, split)
             else:
                 resolved = planning.resolve_dataset(
                     dataset.root, directory=source_dir, labels=labels
@@ -342,9 +342,11 @@ def compute(
     else:
         with opened(where) as dataset:
             facts, computed_from = dataset.manifest.source, "the images and labels in the dataset"
-            values, drawn = lookup.derived(dataset, task, split, index), {}
+            values, drawn = rederive.derived(dataset, task, split, index), {}
             if task == "circles":
-                drawn = {"foreground": lookup.derived(dataset, "foreground", split, index)["mask"]}
+                drawn = {
+                    "foreground": rederive.derived(dataset, "foreground", split, index)["mask"]
+                }
         return Computed(values, facts, computed_from, {**values, **drawn})
     values, drawn = resolved.sample(task, split, index), {}
     if task == "circles":

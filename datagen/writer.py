@@ -208,13 +208,17 @@ class DatasetFolder(Target):
         if engine.is_remote:
             root = self.root.absolute()
             with ticket(root) as name:
-                work = WriteShards(root, format_name, deriver, name, tasks, finished_shard)
+                work = WriteShards(
+                    root, format_name, deriver, name, tasks, finished_shard, self.attributes
+                )
                 written = run_shards(engine, work, missing, progress=progress, finished=record)
             if not self.is_part:  # what workers left that were killed, or stopped
                 files.remove_temporaries(self.root)
         else:
             derivers = {split: deriver(split) for split in dict.fromkeys(j.split for j in missing)}
-            write = WriteShards(self.root, format_name, derivers.__getitem__)
+            write = WriteShards(
+                self.root, format_name, derivers.__getitem__, attributes=self.attributes
+            )
 
             def write_and_record(job: Shard, slot: Slot) -> Table:
                 rows = write(job, slot)

@@ -54,6 +54,7 @@ COMMANDS: dict[str, list[str]] = {
     "datagen preview": ["{data}", "--out", "sheets"],
     "datagen report": ["{data}", "--out", "page.html"],
     "datagen export": ["{data}", "exported", "--to", "npz", "--task", "circles"],
+    "datagen card": ["{data}", "--out", "card"],
     "datagen completion": ["bash"],
     "modeling --help": [],
     "modeling completion": ["zsh"],

@@ -39,7 +39,7 @@ _COMMANDS = (
         write.convert,
     ),
     *(read.info, read.verify, read.diff, look.show, look.sample, read.export, write.preview),
-    *(look.report, look.browse),
+    *(look.report, look.browse, read.card),
     *(move.push, move.pull),
 )
 _CONTINUES = (

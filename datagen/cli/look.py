@@ -82,7 +82,7 @@ def show(
         datagen.verifier.mirror.opened(place) as dataset,
     ):
         values = datagen.lookup.stored(dataset, task, split, index)
-        damage = datagen.lookup.damage(dataset, task, split, index)
+        damage = datagen.rederive.damage(dataset, task, split, index)
         if png is not None:
             drawable = datagen.lookup.read_sample(dataset, task, split, index)
             _draw(png, task, drawable, dataset.manifest.source)

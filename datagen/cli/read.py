@@ -1,4 +1,4 @@
-"""Commands that read: info, verify, diff and export."""
+"""Commands that read: info, verify, diff, export and card."""
 
 from __future__ import annotations
 
@@ -209,3 +209,23 @@ def export(
         elif not quiet:
             kept = f", {exported.kept:,} parts were there" if exported.kept else ""
             print_line(f"{out}: {exported.samples:,} samples as {to}{kept}")
+
+
+@click.command()
+@directory_argument
+@click.option("--out", type=PATH, metavar="OUT", help="Folder to write into.  [default: DIR-card]")
+@quiet_option
+@json_option
+def card(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
+    """Write the card of a dataset: Markdown with the front matter that hubs read.
+
+    For datasets of earlier versions croissant.json and license.txt too. The dataset itself stays
+    as it is.
+    """
+    written = datagen.card.write_card(directory, out)
+    with exit_with(0):
+        if as_json:
+            print_json({"written": [str(path) for path in written]})
+        elif not quiet:
+            for path in written:
+                print_line(str(path))

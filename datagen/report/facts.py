@@ -17,8 +17,7 @@ from datagen.errors import format_bytes
 from datagen.manifest import Manifest
 from datagen.report import charts
 from datagen.report.statistics import Found, Histogram, Summary
-from datagen.verifier import Verdict
-from datagen.verifier.problems import NearDuplicates
+from datagen.verifier.problems import NearDuplicates, Verdict
 
 _SAMPLES = {"mosaics": 9}  # pictures of samples; of any other task
 _OTHER_SAMPLES = 12
