@@ -1,145 +1,60 @@
-"""Time a shuffled epoch of mosaics: our loader, numpy.take, and other libraries.
+"""Write, read and damage the same mosaics with ours and with other libraries.
 
-The floor is numpy.take on one contiguous array in memory, into warm buffers, its order drawn
-beforehand; ours reads the mapped shards, its order and its tensors included. Peers keep --count
-samples in their own formats; what they read is compared with what was written before it is timed,
-and one that cannot be measured is listed with the reason. All take turns in one process; its
-processor seconds count, all threads together.
+Ours is built by datagen; its samples are given to every peer, which keeps as many in its own
+format. Each piece of work is a process of its own, whose imports are not timed: writing until the
+disk has it, reading everything, timing both orders, and reading everything once a byte is flipped
+and once the end is cut off. Then the gather of mapped files is timed beside numpy.take in each
+state of the cache (benchmarks/states.py). A peer that cannot be measured is listed with the reason.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shlex
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
+import states
 import torch
-from peers import PEERS, Peer, check
-from peers.base import CHUNK, Read, Samples
-from result_files import machine, spread, write
+from peers import PEERS
+from peers.base import CHUNK
+from peers.ours import RECIPE
+from peers.trial import attempt, run
+from result_files import machine, write
 
-from modeling.data.dataset import Split, open_dataset
-from modeling.data.order import Order
-from modeling.training.loader import Loader
+from modeling.data.dataset import open_dataset
 
-COLUMNS = ("image", "mask", "label")
-# seconds at most that each runs uncounted before its turn: its memory may have gone cold meanwhile
-WARM_UP = 1.0
-
-Array = npt.NDArray[Any]
-Epoch = Callable[[], Iterator[Any]]
+STATES = ("fresh", "cold", "read")
 
 
-def floor(arrays: list[Array], batch: int) -> Epoch:
-    """Gather into reused buffers; the order is drawn before the clock starts."""
-    order = np.random.default_rng(0).permutation(len(arrays[0]))
-    outs = [np.empty((batch, *array.shape[1:]), array.dtype) for array in arrays]
-
-    def epoch() -> Iterator[Any]:
-        for start in range(0, len(order), batch):
-            indices = order[start : start + batch]
-            for array, out in zip(arrays, outs, strict=True):
-                np.take(array, indices, axis=0, out=out[: len(indices)], mode="clip")
-            yield outs
-
-    return epoch
-
-
-def through_torch(split: Split, order: Order) -> Epoch:
-    """Read the same split and order through torch's DataLoader without workers."""
-    chosen = split.select(*COLUMNS)
-    batches = [order.batch(0, step) for step in range(order.steps)]
-    options: Any = {"dataset": chosen, "batch_size": None, "sampler": batches}
-    return lambda: iter(torch.utils.data.DataLoader(**options))
-
-
-def clock(epoch: Epoch, batch: int, seconds: float) -> tuple[float, float]:
-    """Return samples a processor second and a wall second, from the second batch on.
-
-    Stops at the end of the epoch, or after `seconds`.
-    """
-    batches = epoch()
-    next(batches)  # threads and buffers are there then
-    started, used, count = time.perf_counter(), time.process_time(), 0
-    for _ in batches:
-        count += batch
-        if time.perf_counter() - started > seconds:
-            break
-    return count / (time.process_time() - used), count / (time.perf_counter() - started)
-
-
-def once(read: Read, order: Array, batch: int) -> Epoch:
-    batches: Iterable[Array] = np.split(order, range(batch, len(order), batch))
-    return lambda: read(batches)
-
-
-def reason(peer: Peer, error: Exception) -> str:
-    """Explain in one line why a peer cannot be measured."""
-    if not isinstance(error, ModuleNotFoundError):
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return f"not installed: {error}" + (f"; it needs {peer.needs}" if peer.needs else "")
-
-
-def prepare(
-    chosen: Iterable[str], samples: Samples, folder: Path, batch: int
-) -> tuple[dict[str, Epoch], dict[str, str]]:
-    """Return the peers that read back what they wrote, and why the others are not measured."""
-    order = np.random.default_rng(0).permutation(len(samples["image"]))
-    ready: dict[str, Epoch] = {}
-    absent: dict[str, str] = {}
-    for number, name in enumerate(chosen):
-        peer = PEERS[name]
-        place = folder / str(number)
-        place.mkdir()
-        started = time.perf_counter()
-        try:
-            read = peer.write(samples, place)
-            check(peer, read, samples, order, batch)
-        except Exception as error:  # noqa: BLE001  (an error stops only its own peer)
-            absent[name] = reason(peer, error)
-            click.echo(f"not measured: {name}: {absent[name]}", err=True)
-        else:
-            ready[f"{name} ({metadata.version(peer.distribution)})"] = once(read, order, batch)
-            click.echo(
-                f"written and checked: {name}, {time.perf_counter() - started:.1f} s", err=True
-            )
-    return ready, absent
-
-
-def ratios(values: list[float], floors: list[float]) -> dict[str, float]:
-    return spread([value / base for value, base in zip(values, floors, strict=True)])
+def truth_of(dataset: Path, folder: Path) -> None:
+    """Write the columns of the train split of mosaics as one .npy file each."""
+    split = open_dataset(dataset)["mosaics"]["train"]
+    for name in states.COLUMNS:
+        np.save(folder / f"{name}.npy", split[name][:])
 
 
 @click.command()
+@click.option("--recipe", default="mnist", show_default=True)
 @click.option(
-    "--dataset", type=click.Path(path_type=Path), default=Path("data/mnist"), show_default=True
+    "--source-dir", type=click.Path(path_type=Path, exists=True), envvar="DATAGEN_SOURCE_DIR"
 )
 @click.option(
-    "--peer",
-    "chosen",
-    multiple=True,
-    type=click.Choice(list(PEERS)),
-    help="Only these; all unless given.",
+    "--peer", "chosen", multiple=True, type=click.Choice(list(PEERS)), help="Only these; or all."
 )
 @click.option(
-    "--count",
-    default=65_536,
-    show_default=True,
-    help="Samples that each peer keeps; ours reads the split.",
+    "--state", "cached", multiple=True, type=click.Choice(STATES), help="Only these; or all."
 )
-@click.option("--rounds", default=5, show_default=True)
 @click.option(
-    "--seconds", default=3.0, show_default=True, help="Most wall time for one peer in one round."
+    "--count", default=262_144, show_default=True, help="Samples that ours and each peer keep."
+)
+@click.option("--rounds", default=5, show_default=True, help="Rounds of each state.")
+@click.option(
+    "--seconds", default=3.0, show_default=True, help="Wall time for each peer and order."
 )
 @click.option(
     "--scratch", type=click.Path(path_type=Path), help="Where peers write; removed at the end."
@@ -151,63 +66,72 @@ def ratios(values: list[float], floors: list[float]) -> dict[str, float]:
     show_default=True,
 )
 def main(
-    dataset: Path,
+    recipe: str,
+    source_dir: Path | None,
     chosen: tuple[str, ...],
+    cached: tuple[str, ...],
     count: int,
     rounds: int,
     seconds: float,
     scratch: Path | None,
     evidence: Path,
 ) -> None:
-    """Measure in turns, print, and write the results."""
-    batch = CHUNK
-    opened = open_dataset(dataset)
-    split = opened.split("mosaics", "train")
-    order = Order(len(split), 0, batch)
-    loader, streamed = Loader(split, COLUMNS, order), Loader(split, COLUMNS, order, mode="streamed")
-    epochs = itertools.count()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        samples = {name: split[name][:count] for name in COLUMNS}
-        theirs, absent = prepare(chosen or PEERS, samples, Path(folder), batch)
-        contestants: dict[str, Epoch] = {
-            "numpy.take (the floor)": floor([np.asarray(split[name]) for name in COLUMNS], batch),
-            "ours": lambda: loader.epoch(next(epochs)),
-            "ours, streamed by a thread": lambda: streamed.epoch(next(epochs)),
-            "ours through torch's DataLoader": through_torch(split, order),
-            **theirs,
+    """Measure, print, and write the results."""
+    load = [round(value, 1) for value in os.getloadavg()]
+    os.environ[RECIPE] = json.dumps([recipe, source_dir and str(source_dir), count])
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
+        folder = Path(name)
+        place, truth = folder / "first", folder / "truth"
+        place.mkdir()
+        truth.mkdir()
+        built = run("write", "ours", place, truth_placeholder(truth), seconds)
+        if "wall_s" not in built:
+            raise SystemExit(f"ours could not be built: {built}")
+        ours = place / "ours"
+        truth_of(ours, truth)
+        gathered = {
+            state: states.measure(state, ours, truth, CHUNK, rounds) for state in cached or STATES
         }
-        os.sync()  # or the first rounds run beside the writing of what the peers keep
-        cpu: dict[str, list[float]] = {name: [] for name in contestants}
-        wall: dict[str, list[float]] = {name: [] for name in contestants}
-        for number in range(rounds):
-            for name, epoch in contestants.items():
-                clock(epoch, batch, WARM_UP)
-                rates = clock(epoch, batch, seconds if name in theirs else 3600)
-                cpu[name].append(rates[0])
-                wall[name].append(rates[1])
-            click.echo(f"round {number + 1} of {rounds}: load {os.getloadavg()[0]:.1f}", err=True)
-    base = "numpy.take (the floor)"
-    limits = [f"--count={count}", f"--rounds={rounds}", f"--seconds={seconds:g}"]
+        for number, peer in enumerate(chosen or PEERS):
+            found[peer] = attempt(peer, folder / str(number), truth, seconds)
+            shown = found[peer].get("not_measured", "measured")
+            click.echo(f"{peer}: {shown}; load {os.getloadavg()[0]:.1f}", err=True)
+        digest = open_dataset(ours).digest
+        size = sum(np.load(truth / f"{name}.npy", mmap_mode="r").nbytes for name in states.COLUMNS)
+    options = [f"--count={count}", f"--rounds={rounds}", f"--seconds={seconds:g}"]
     facts = {
         "command": shlex.join(
-            ["python", "benchmarks/loader.py", *(f"--peer={peer}" for peer in chosen), *limits]
+            [
+                *("python", "benchmarks/loader.py"),
+                *(f"--peer={peer}" for peer in chosen),
+                *(f"--state={state}" for state in cached),
+                *options,
+            ]
         ),
-        "digest": opened.digest,
-        "samples": len(split),
-        "samples_of_peers": min(count, len(split)),
-        "batch": batch,
+        "digest": digest,
+        "samples": count,
+        "bytes_of_samples": size,
+        "batch": CHUNK,
         "rounds": rounds,
         "machine": machine() | {"torch": torch.__version__},
-        "load": [round(load, 1) for load in os.getloadavg()],
-        "samples_per_cpu_s": {name: spread(values) for name, values in cpu.items()},
-        "samples_per_wall_s": {name: spread(values) for name, values in wall.items()},
-        "cpu_over_floor": {name: ratios(values, cpu[base]) for name, values in cpu.items()},
-        "shuffles": {name: PEERS[name.rpartition(" (")[0]].shuffles for name in theirs},
-        "not_measured": absent,
+        "load_before": load,
+        "load_after": [round(value, 1) for value in os.getloadavg()],
+        "states": gathered,
+        "peers": {name: facts for name, facts in found.items() if "not_measured" not in facts},
+        "not_measured": {
+            name: facts["not_measured"] for name, facts in found.items() if "not_measured" in facts
+        },
     }
     write(evidence, facts)
     click.echo(json.dumps(facts, indent=2))
+
+
+def truth_placeholder(folder: Path) -> Path:
+    """Write columns without samples, for the build that gives the truth."""
+    for name in states.COLUMNS:
+        np.save(folder / f"{name}.npy", np.empty((0, 1), np.uint8))
+    return folder
 
 
 if __name__ == "__main__":

@@ -14,13 +14,15 @@ from isolation import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from peers import PEERS, Peer, check
+from peers import PEERS, Peer, check, shapes_of
 from peers.base import OWN, Samples, each
+from peers.trial import cut, flip, largest, verdict
+from peers.work import read_all
 
 sys.path.pop(0)
 
 Array = npt.NDArray[Any]
-BATCH, COUNT = 5, 600  # more than a chunk
+BATCH, COUNT = 5, 1200  # more than two chunks, and more than 4 KiB
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def order() -> Array:
 def compare(
     samples: Samples, order: Array, read: Callable[[Array], list[Array]], **facts: str
 ) -> None:
-    check(Peer("numpy", lambda *_: each(read), **facts), each(read), samples, order, BATCH)
+    peer = Peer("numpy", (), lambda *_: None, lambda *_: each(read), **facts)
+    check(peer, each(read), samples, order, BATCH)
 
 
 @pytest.mark.parametrize("name", ["npy, numpy.memmap", "h5py, chunks of 512", "h5py, chunks of 1"])
@@ -45,7 +48,8 @@ def test_a_peer_reads_what_it_wrote(
     name: str, samples: Samples, order: Array, tmp_path: Path
 ) -> None:
     peer = PEERS[name]
-    read = peer.write(samples, tmp_path)
+    peer.write(samples, tmp_path)
+    read = peer.open(tmp_path, shapes_of(samples))
     check(peer, read, samples, order, BATCH)
     batches: Iterator[Any] = read(np.split(order, [BATCH, COUNT // 2]))
     read_back = [np.concatenate(column) for column in zip(*batches, strict=True)]
@@ -99,3 +103,28 @@ def test_a_peer_with_its_own_order_repeats_no_sample_and_keeps_columns_together(
             lambda _: [samples[n][r] for n, r in zip(samples, rows, strict=True)],
             shuffles=OWN,
         )
+
+
+def test_damage_is_found_by_reading_everything(samples: Samples, tmp_path: Path) -> None:
+    name = "npy, numpy.memmap"
+    peer = PEERS[name]
+    peer.write(samples, tmp_path)
+    file = largest(name, tmp_path)
+    whole = file.read_bytes()
+    assert verdict(read_all(peer, tmp_path, samples, 0)) == "all samples right"
+    flip(file)
+    assert verdict(read_all(peer, tmp_path, samples, 0)) == "wrong data in silence: 1 samples"
+    flip(file)
+    assert file.read_bytes() == whole
+    cut(file)
+    assert file.stat().st_size == max(0, len(whole) - 4096)
+    with pytest.raises(ValueError, match="mmap"):
+        read_all(peer, tmp_path, samples, 0)
+
+
+def test_samples_that_do_not_come_are_counted(samples: Samples, tmp_path: Path) -> None:
+    first = [array[:BATCH] for array in samples.values()]
+    peer = Peer("numpy", (), lambda *_: None, lambda *_: lambda _: iter([first]))
+    facts = read_all(peer, tmp_path, samples, 0)
+    assert facts == {"differ": 0, "missing": COUNT - BATCH}
+    assert verdict(facts) == f"samples missing in silence: {COUNT - BATCH}"

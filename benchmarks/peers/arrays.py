@@ -7,27 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from peers.base import CHUNK, SHARD, Array, Read, Samples, each, load
+from peers.base import CHUNK, SHARD, Array, Read, Samples, Shapes, each, load
 
 
-def npy(samples: Samples, folder: Path) -> Read:
+def write_npy(samples: Samples, folder: Path) -> None:
     for name, array in samples.items():
         np.save(folder / f"{name}.npy", array)
-    maps = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in samples]
+
+
+def npy(folder: Path, shapes: Shapes) -> Read:
+    maps = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in shapes]
     return each(lambda batch: [np.asarray(array[batch]) for array in maps])
 
 
-def write_hdf5(samples: Samples, folder: Path, chunk: int) -> list[Any]:
-    h5py = load("h5py")
-    with h5py.File(folder / "all.h5", "w") as file:
+def write_hdf5(samples: Samples, folder: Path, chunk: int = CHUNK) -> None:
+    with load("h5py").File(folder / "all.h5", "w") as file:
         for name, array in samples.items():
             file.create_dataset(name, data=array, chunks=(chunk, *array.shape[1:]))
-    file = h5py.File(folder / "all.h5")
-    return [file[name] for name in samples]
 
 
-def hdf5(samples: Samples, folder: Path) -> Read:
-    columns = write_hdf5(samples, folder, CHUNK)
+def write_hdf5_by_sample(samples: Samples, folder: Path) -> None:
+    write_hdf5(samples, folder, 1)
+
+
+def _hdf5_columns(folder: Path, shapes: Shapes) -> list[Any]:
+    file = load("h5py").File(folder / "all.h5")
+    return [file[name] for name in shapes]
+
+
+def hdf5(folder: Path, shapes: Shapes) -> Read:
+    columns = _hdf5_columns(folder, shapes)
 
     def read(batch: Array) -> list[Array]:
         order = np.argsort(batch)  # h5py takes indices in rising order only
@@ -37,45 +46,45 @@ def hdf5(samples: Samples, folder: Path) -> Read:
     return each(read)
 
 
-def hdf5_by_sample(samples: Samples, folder: Path) -> Read:
-    """Write chunks of single samples, read one by one: ten times as fast as a list of indices."""
-    columns = write_hdf5(samples, folder, 1)
+def hdf5_by_sample(folder: Path, shapes: Shapes) -> Read:
+    """Read single samples one by one: ten times as fast as a list of indices."""
+    columns = _hdf5_columns(folder, shapes)
     return each(lambda batch: [np.stack([column[i] for i in batch]) for column in columns])
 
 
 def write_zarr(samples: Samples, folder: Path) -> None:
-    zarr = load("zarr")
-    group = zarr.create_group(folder)
+    group = load("zarr").create_group(folder)
     for name, array in samples.items():
         rest = array.shape[1:]
         group.create_array(name, data=array, chunks=(CHUNK, *rest), shards=(SHARD, *rest))
 
 
-def zarr_python(samples: Samples, folder: Path) -> Read:
-    write_zarr(samples, folder)
+def zarr_python(folder: Path, shapes: Shapes) -> Read:
     group = load("zarr").open_group(folder, mode="r")
-    return each(lambda batch: [group[name].oindex[batch] for name in samples])
-
-
-def zarr_zarrs(samples: Samples, folder: Path) -> Read:
-    load("zarrs")
-    config = load("zarr").config
-    with config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        write_zarr(samples, folder)
-        group = load("zarr").open_group(folder, mode="r")
-        arrays = [group[name] for name in samples]
+    arrays = [group[name] for name in shapes]
     return each(lambda batch: [array.oindex[batch] for array in arrays])
 
 
-def zarr_tensorstore(samples: Samples, folder: Path) -> Read:
+def write_by_zarrs(samples: Samples, folder: Path) -> None:
+    load("zarrs")
+    with load("zarr").config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        write_zarr(samples, folder)
+
+
+def zarr_zarrs(folder: Path, shapes: Shapes) -> Read:
+    load("zarrs")
+    with load("zarr").config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return zarr_python(folder, shapes)
+
+
+def zarr_tensorstore(folder: Path, shapes: Shapes) -> Read:
     tensorstore = load("tensorstore")
-    write_zarr(samples, folder)
     stores = [
         tensorstore.open(
             {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder / name)}},
             read=True,
         ).result()
-        for name in samples
+        for name in shapes
     ]
     return each(
         lambda batch: [reading.result() for reading in [store[batch].read() for store in stores]]

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Samples = Mapping[str, Array]
+Shapes = Mapping[str, tuple[int, ...]]  # of each column, the number of samples first
 Read = Callable[[Iterable[Array]], Iterator[Sequence[Any]]]
+Open = Callable[[Path, Shapes], Read]
 
 CHUNK, SHARD = 512, 16_384
 
@@ -25,17 +27,26 @@ OWN = "every sample, in an order of its own"
 class Peer:
     """One way to keep samples and to read them in batches.
 
-    `write(samples, folder)` writes them and returns `read`; read(batches of indices) yields for
-    each batch one array a column, in the order of the columns. A peer that cannot follow a given
-    order reads as many batches of CHUNK samples in its own order, and `shuffles` says how far that
-    mixes. The version of `distribution` is reported; `needs` lists what it takes to install beyond
-    `pip install`.
+    `write(samples, folder)` writes them; `open(folder, shapes)` returns `read`. read(batches of
+    indices) yields for each batch one array a column, in the order of the columns. A peer that
+    cannot follow a given order reads as many batches of CHUNK samples from the first one on, and
+    those of `mixed` in an order of its own; `shuffles` says how far that mixes. `modules` are
+    imported before anything is timed. The version of `distribution` is reported; `needs` lists what
+    it takes to install beyond `pip install`, `differs` what it writes or does beyond the others.
+    `data` is the pattern of the files of samples; `columns` are the folders that hold the samples,
+    where it writes more than those.
     """
 
     distribution: str
-    write: Callable[[Samples, Path], Read]
+    modules: tuple[str, ...]
+    write: Callable[[Samples, Path], None]
+    open: Open
+    mixed: Open | None = None
     shuffles: str = ASKED
     needs: str = ""
+    differs: str = ""
+    data: str = "**/*"
+    columns: tuple[str, ...] = ()
 
 
 def load(name: str) -> Any:
@@ -51,6 +62,10 @@ def each(read: Callable[[Array], Sequence[Any]]) -> Read:
 def stream(epoch: Callable[[], Iterable[Sequence[Any]]]) -> Read:
     """Read as many batches as requested in the peer's own order."""
     return lambda batches: (found for found, _ in zip(epoch(), batches, strict=False))
+
+
+def shapes_of(samples: Samples) -> Shapes:
+    return {name: array.shape for name, array in samples.items()}
 
 
 def check(peer: Peer, read: Read, samples: Samples, order: Array, batch: int) -> None:

@@ -6,30 +6,32 @@ from pathlib import Path
 
 import numpy as np
 
-from peers.base import SHARD, Array, Read, Samples, each, load
+from peers.base import SHARD, Array, Read, Samples, Shapes, each, load
 
 
-def lance(samples: Samples, folder: Path) -> Read:
+def write_lance(samples: Samples, folder: Path) -> None:
     library, arrow = load("lance"), load("pyarrow")
     columns = {
         name: arrow.FixedSizeListArray.from_arrays(arrow.array(array.reshape(-1)), array[0].size)
         for name, array in samples.items()
     }
     library.write_dataset(arrow.table(columns), str(folder / "all.lance"))
-    dataset = library.dataset(str(folder / "all.lance"))
-    shapes = {name: array.shape[1:] for name, array in samples.items()}
+
+
+def lance(folder: Path, shapes: Shapes) -> Read:
+    dataset = load("lance").dataset(str(folder / "all.lance"))
 
     def read(batch: Array) -> list[Array]:
-        table = dataset.take(batch.tolist(), columns=list(samples))
+        table = dataset.take(batch.tolist(), columns=list(shapes))
         return [
-            table[name].combine_chunks().flatten().to_numpy().reshape(-1, *shape)
+            table[name].combine_chunks().flatten().to_numpy().reshape(-1, *shape[1:])
             for name, shape in shapes.items()
         ]
 
     return each(read)
 
 
-def hugging_face(samples: Samples, folder: Path) -> Read:
+def write_hugging_face(samples: Samples, folder: Path) -> None:
     library = load("datasets")
     library.disable_progress_bars()
     byte = library.Value("uint8")
@@ -42,17 +44,21 @@ def hugging_face(samples: Samples, folder: Path) -> Read:
         }
     )
     library.Dataset.from_dict(dict(samples), features=features).save_to_disk(folder / "all")
+
+
+def hugging_face(folder: Path, shapes: Shapes) -> Read:
     # int64 by default
-    dataset = library.load_from_disk(folder / "all").with_format("numpy", dtype=np.uint8)
+    opened = load("datasets").load_from_disk(folder / "all")
+    dataset = opened.with_format("numpy", dtype=np.uint8)
 
     def read(batch: Array) -> list[Array]:
         found = dataset[batch.tolist()]
-        return [found[name] for name in samples]
+        return [found[name] for name in shapes]
 
     return each(read)
 
 
-def deeplake(samples: Samples, folder: Path) -> Read:
+def write_deeplake(samples: Samples, folder: Path) -> None:
     library = load("deeplake")
     dataset = library.create(f"file://{folder / 'all'}")
     for name, array in samples.items():
@@ -60,4 +66,8 @@ def deeplake(samples: Samples, folder: Path) -> Read:
     for start in range(0, len(samples["image"]), SHARD):
         dataset.append({name: array[start : start + SHARD] for name, array in samples.items()})
     dataset.commit()
-    return each(lambda batch: [dataset[name][batch.tolist()] for name in samples])
+
+
+def deeplake(folder: Path, shapes: Shapes) -> Read:
+    dataset = load("deeplake").open(f"file://{folder / 'all'}")
+    return each(lambda batch: [dataset[name][batch.tolist()] for name in shapes])
