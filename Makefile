@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCE_DIR ?= $(DATAGEN_SOURCE_DIR)
+CONSTRAINTS ?= constraints.txt
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 WORKERS ?= $(CORES)
 # One more for the tests, unless WORKERS is given: a third of the time they wait for others.
@@ -21,6 +22,13 @@ LIMIT ?= 0
 quoted = '$(subst ','\'',$(1))'# one word of a shell, whatever it contains
 preset = $(if $(PRESET),--preset $(call quoted,$(PRESET)))
 workers = --workers $(call quoted,$(WORKERS))
+pins = $(if $(CONSTRAINTS),--constraint $(call quoted,$(CONSTRAINTS)))
+
+# The torch that is pinned, alone and first: whatever needs torch is installed after it, so that no
+# build for CUDA is fetched.
+torch = $(if $(CONSTRAINTS),$(1) --no-deps $(pins) torch || { echo "$(no_torch)" >&2; exit 1; },true)
+no_torch = make: pip finds no torch of $(CONSTRAINTS). Set PIP_EXTRA_INDEX_URL to the index of torch's \
+	builds for CPUs, which its page on installing names; or give CONSTRAINTS= to take any build.
 
 # Where make data could not fetch MNIST, data/strokes stands in for data/mnist.
 define choose
@@ -31,12 +39,13 @@ fi;
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help data verify train-all report test test-long test-interop mutants check format bench roofline matrix fuzz
+.PHONY: help data verify train-all report test test-long test-interop docs mutants check format bench roofline matrix fuzz
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  SOURCE_DIR=DIR  read MNIST there instead of fetching it; WORKERS=N  cores to use"
 	@echo "  DATASET=DIR  the dataset to verify or train on; PRESET=cpu|gpu|record SEED=N RUNS=DIR  for training"
+	@echo "  CONSTRAINTS=FILE  versions to install, by default constraints.txt: torch for CPUs; none: any"
 	@echo "  TESTS='FILE ...'  tests to run; LIMIT=SECONDS  skip long tests that would begin later"
 	@echo "  Quote values that contain a space: DATASET='my data'"
 
@@ -63,10 +72,17 @@ test-long: $(VENV)/dev  ## Run the long tests: exhaustive ones, and all of MNIST
 
 test-interop:  ## Read exports by the libraries of their formats, in an environment of its own
 	@$(PYTHON) -m venv .venv-interop
-	@.venv-interop/bin/pip install --quiet --editable '.[interop]'
+	@$(call torch,.venv-interop/bin/pip install --quiet)
+	@.venv-interop/bin/pip install --quiet $(pins) --editable '.[interop]'
 	@.venv-interop/bin/pip install --quiet --no-deps mosaicml-streaming
 	@.venv-interop/bin/pip install --quiet transformers brotli python-snappy zstd catalogue
-	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py
+	@.venv-interop/bin/pytest -q tests/datagen/test_exports.py tests/datagen/test_describing.py tests/test_howto.py
+
+docs:  ## Build the site of the documentation into site/, in an environment of its own
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' >.venv-docs/needed
+	@.venv-docs/bin/pip install --quiet --disable-pip-version-check --requirement .venv-docs/needed
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 mutants: $(VENV)/dev  ## Mutate the mathematics, and check that tests notice; writes results/mutants.json
 	@$(BIN)/python tests/tools/mutants.py $(workers)
@@ -103,10 +119,12 @@ $(VENV)/base: pyproject.toml
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/train: $(VENV)/base
-	@$(PIP) --editable '.[train]'
+$(VENV)/train: $(VENV)/base constraints.txt
+	@$(call torch,$(PIP))
+	@$(PIP) $(pins) --editable '.[train]'
 	@touch $@
 
-$(VENV)/dev: $(VENV)/base
-	@$(PIP) --editable '.[dev]'
+$(VENV)/dev: $(VENV)/base constraints.txt
+	@$(call torch,$(PIP))
+	@$(PIP) $(pins) --editable '.[dev]'
 	@touch $@

@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # as in typing, which takes a while to import
 if TYPE_CHECKING:
     from datagen import api as api
     from datagen import builder as builder
+    from datagen import card as card
     from datagen import dataset as dataset
     from datagen import diff as diff
     from datagen import download as download
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from datagen import objects as objects
     from datagen import preview as preview
     from datagen import recipe as recipe
+    from datagen import rederive as rederive
+    from datagen import report as report
     from datagen import sources as sources
     from datagen import split as split
     from datagen import survey as survey

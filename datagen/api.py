@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from inspect import signature
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from datagen import builder, download, files, lookup, planning, upload, verifier
+from datagen import builder, download, files, planning, rederive, upload, verifier
 from datagen.columns import DerivedSamples, OpenedSplit
 from datagen.decoding import shown
 from datagen.engines import Engine, chosen, threads
-from datagen.errors import InputError, unknown_name
+from datagen.errors import InputError
 from datagen.manifest import SourceFacts
 from datagen.objects import is_url
 from datagen.opened import OpenedDataset, open_dataset
@@ -63,18 +62,15 @@ def build(
     executor of `concurrent.futures`. Meanwhile `warn` is called with warnings, `fetching` with a
     file's name, its bytes so far and in all, and `progress` with the bytes written and in all.
 
-    Raises RecipeError for a bad recipe, InputError for bad arguments, SourceError where the source
-    cannot be fetched, FormatError where `out` holds something else, BusyError and StorageError.
+    Raises RecipeError for a bad recipe, InputError for bad arguments, also for a URL as `out`
+    (`datagen.builder.build` takes one, and opens nothing), SourceError where the source cannot be
+    fetched, FormatError where `out` holds something else, BusyError and StorageError.
 
     >>> data = datagen.build("strokes", "strokes", mosaics=(300, 20, 20))
     >>> len(data["mosaics"]["train"])
     300
     """
     _require_folder(out)
-    known = [*signature(changed).parameters][1:]
-    for name in changes:
-        if name not in known:
-            raise unknown_name("keyword of a recipe", name, known)
     wanted = changed(recipe, **changes)
     cores = _cores(workers)
     with chosen(engine, workers=cores, say=warn) as made:
@@ -106,8 +102,9 @@ def convert(
     """Write a dataset in another storage and open it; its digest stays the same.
 
     `origin` is a folder or a URL, which is fetched into a temporary folder first. `format` is
-    "zarr" or "hdf5", `compression` "none" or "zstd"; None keeps what `origin` has.
-    Raises DamagedError where `origin` is damaged; then nothing is written.
+    "zarr" or "hdf5", `compression` "none" or "zstd"; None keeps what `origin` has. Raises
+    InputError for a URL as `target` (`datagen.builder.convert` takes one, and opens nothing), and
+    DamagedError where `origin` is damaged; then nothing is written.
 
     >>> converted = datagen.convert("strokes", "strokes-hdf5", format="hdf5")
     >>> converted.digest == datagen.open("strokes").digest
@@ -224,6 +221,7 @@ def verify(
     for the same `seed`. `expect` is the dataset digest that it must have. A source in `source_dir`
     must be the one that the dataset was built from; only the full level looks at it. With `near`
     the full level also looks for images of two splits that are nearly the same: `Verdict.near`.
+    `path` may be a URL; there `engine` must not be one of other processes, which see only folders.
     Raises InputError or RecipeError for arguments that are wrong or exclude each other.
 
     >>> datagen.verify("strokes")
@@ -299,7 +297,7 @@ def samples(
         with opened(where) as dataset:
             of = planning.find_split(dataset.splits.values(), task, split)
             if source_dir is None:
-                inputs = lookup.inputs(dataset, task, split)
+                inputs = rederive.inputs(dataset, task, split)
             else:
                 resolved = planning.resolve_dataset(
                     dataset.root, directory=source_dir, labels=labels
@@ -344,9 +342,11 @@ def compute(
     else:
         with opened(where) as dataset:
             facts, computed_from = dataset.manifest.source, "the images and labels in the dataset"
-            values, drawn = lookup.derived(dataset, task, split, index), {}
+            values, drawn = rederive.derived(dataset, task, split, index), {}
             if task == "circles":
-                drawn = {"foreground": lookup.derived(dataset, "foreground", split, index)["mask"]}
+                drawn = {
+                    "foreground": rederive.derived(dataset, "foreground", split, index)["mask"]
+                }
         return Computed(values, facts, computed_from, {**values, **drawn})
     values, drawn = resolved.sample(task, split, index), {}
     if task == "circles":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datagen import download, files, scratch
+from datagen import describing, download, files, scratch
 from datagen import manifest as manifests
 from datagen.dataset import Dataset, Place, is_whole, require_no_links
 from datagen.engines import Engine, Progress
@@ -180,7 +180,8 @@ def convert(
             if dataset().manifest != manifest:
                 raise DamagedError("the dataset changes while it is read", path=folder)
             require_no_links(folder, manifest)  # as download caches hold a dataset
-            if not is_whole(folder, manifest, workers=workers, consolidated=True):
+            told = describing.finished_attributes(manifest)
+            if not is_whole(folder, manifest, workers=workers, consolidated=told):
                 remedy = "build it again: only the damage is redone"
                 raise DamagedError("the dataset is damaged", path=folder, remedy=remedy)
 

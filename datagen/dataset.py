@@ -14,13 +14,13 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from datagen import files
+from datagen import describing, files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import threads
@@ -40,7 +40,7 @@ from datagen.split import (
     file_facts,
     shard_list,
 )
-from datagen.stores import Array, Store, open_store
+from datagen.stores import Array, Attributes, Store, open_store
 
 _HELD = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)  # where a process has a file open, on NFS
 _ATTEMPTS, _PAUSE = 100, 0.1  # to remove such a file, in seconds: workers look every second
@@ -71,6 +71,11 @@ class Dataset:
     def splits(self) -> Mapping[tuple[str, str], Split]:
         """The splits, by task and name."""
         return self.manifest.splits
+
+    @cached_property
+    def attributes(self) -> Attributes:
+        """Words that its files may have on the root, whose path is "", and on columns."""
+        return describing.attributes(self.manifest)
 
     @property
     def store(self) -> Store:
@@ -262,12 +267,14 @@ def _is_line_possible(split: Split, column: Column, line: Table) -> bool:
 # Intact files
 
 
-def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool = False) -> bool:
+def is_whole(
+    root: Path, manifest: Manifest, *, workers: int, consolidated: Attributes | None = None
+) -> bool:
     """Return whether every file of a finished dataset has the size and digest in its manifest.
 
     A dataset of a packaged recipe must also be the published one. Only `verify` checks whether
-    samples follow from their source. With `consolidated`, metadata that zarr consolidated pass:
-    that touches no sample.
+    samples follow from their source. With `consolidated`, the dataset's attributes, metadata
+    that zarr consolidated pass: that touches no sample.
     """
     jobs = shard_list(manifest.splits.values())
     if not has_intact_metadata(root, manifest, consolidated=consolidated):
@@ -275,7 +282,9 @@ def is_whole(root: Path, manifest: Manifest, *, workers: int, consolidated: bool
     return len(intact_shards(root, jobs, manifest, workers=workers)) == len(jobs)
 
 
-def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = False) -> bool:
+def has_intact_metadata(
+    root: Path, manifest: Manifest, *, consolidated: Attributes | None = None
+) -> bool:
     """Return whether all files but the shards are intact, and no build is in progress."""
     if any(files.look(root / name) for name in (PARTIAL_MANIFEST, PROGRESS)) or not is_published(
         manifest
@@ -283,7 +292,8 @@ def has_intact_metadata(root: Path, manifest: Manifest, *, consolidated: bool = 
         return False
     format_name = manifest.recipe.storage.format
     return all(
-        _is_intact(root, file) or (consolidated and _is_consolidated(root, file, format_name))
+        _is_intact(root, file)
+        or (consolidated is not None and _is_consolidated(root, file, format_name, consolidated))
         for file in small_files(manifest)
     )
 
@@ -422,13 +432,13 @@ def _is_intact(root: Path, facts: FileFacts) -> bool:
         raise
 
 
-def _is_consolidated(root: Path, file: FileFacts, format_name: str) -> bool:
+def _is_consolidated(root: Path, file: FileFacts, format_name: str, attributes: Attributes) -> bool:
     """Return whether a file is a group's metadata plus what `zarr.consolidate_metadata` adds."""
     test = open_store(format_name).is_consolidated
     if test is None or _size(root / file.path) is None:
         return False
     with files.storage_errors(root / file.path):
-        return test(root, file.path)
+        return test(root, file.path, attributes)
 
 
 def _size(path: Path) -> int | None:

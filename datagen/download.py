@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from datagen import files
+from datagen import describing, documents, files, locks
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import checked_table, remove_records, require_no_links, small_files
@@ -26,7 +26,7 @@ from datagen.layout import GROUPS, MANIFEST, MAX_MANIFEST_BYTES, PARTIAL_MANIFES
 from datagen.manifest import Manifest
 from datagen.objects import Remote, is_url
 from datagen.split import FileFacts, Split, Table
-from datagen.stores import open_store, with_paths
+from datagen.stores import NO_ATTRIBUTES, open_store, with_paths
 from datagen.transfer import (
     JOBS,
     LISTED,
@@ -125,7 +125,7 @@ def pull(
     data = manifests.to_bytes(incoming.manifest)
     files.require_writable(root)
     files.make_folder(root)
-    with files.lock(root, exclusive=True), _taking(root, data) as finished:
+    with locks.lock(root, exclusive=True), _taking(root, data) as finished:
         require_no_links(root, incoming.manifest)
         missing = _missing(root, incoming, jobs)
         absent = [path for path, content in incoming.small.items() if not _is(root, path, content)]
@@ -211,6 +211,7 @@ def _require_own_paths(remote: Remote, manifest: Manifest) -> None:
     """Raise DamagedError unless all files have the paths of the format: none hides another."""
     store = open_store(manifest.recipe.storage.format)
     names = {RECIPE, *([GROUPS] if manifest.recipe.group_names else [])}
+    names.update(documents.paths(manifest))
     for split in manifest.splits.values():
         names.update(store.metadata_paths(split), [store.views.path(split)] if store.views else ())
         assert split.table is not None
@@ -267,14 +268,21 @@ def _table(remote: Remote, split: Split, data: bytes) -> Table:
 
 
 def _require_written_anew(remote: Remote, manifest: Manifest, small: Mapping[str, bytes]) -> None:
-    """Raise DamagedError unless recipe and metadata are those that this version writes."""
+    """Raise DamagedError unless recipe and metadata are those that this version writes.
+
+    Of a dataset without the words that describe it, which earlier versions wrote, those without.
+    """
     store = open_store(manifest.recipe.storage.format)
+    described = describing.is_described(manifest)
+    attributes = describing.attributes(manifest) if described else NO_ATTRIBUTES
     with tempfile.TemporaryDirectory(prefix="datagen-") as folder:
         files.write_atomic(Path(folder, RECIPE), recipes.to_toml(manifest.recipe).encode())
         names = [RECIPE]
         for split in manifest.splits.values():
-            names += store.write_metadata(Path(folder), split)
+            names += store.write_metadata(Path(folder), split, attributes)
         written = {name: Path(folder, name).read_bytes() for name in names}
+    if described:
+        written |= documents.documents(manifest, lambda path: small.get(path, b""))
     tables = {split.table_path for split in manifest.splits.values()}
     other = [
         path

@@ -5,7 +5,6 @@ A picture is RGB, uint8 (height, width, 3). The same arguments give the same pix
 
 from __future__ import annotations
 
-import colorsys
 import io
 import unicodedata
 from collections.abc import Sequence
@@ -17,8 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-UInt8 = npt.NDArray[np.uint8]
+from datagen import colours
+
+# what pictures are drawn with has its names here too
 Colour = tuple[int, int, int]
+UInt8 = npt.NDArray[np.uint8]
+class_colour, class_colours = colours.class_colour, colours.class_colours
+two_colours = colours.two_colours
 
 PAGE: Colour = (24, 27, 33)
 TEXT: Colour = (232, 235, 240)
@@ -27,58 +31,9 @@ ACCENT: Colour = (255, 176, 32)
 SPOT: Colour = (64, 224, 255)
 WHITE: Colour = (255, 255, 255)
 
-# Eleven colours bright enough for black, and not grey, found by a search for the largest smallest
-# distance: 0.13 in OKLab between any two of them and the colour of predictions, and between the
-# first ten 0.11 to a viewer without red, green or blue cones (Machado and others 2009).
-_ELEVEN: tuple[Colour, ...] = (
-    (60, 120, 255),
-    (15, 255, 195),
-    (180, 0, 60),
-    (240, 240, 0),
-    (210, 135, 165),
-    (15, 60, 195),
-    (105, 210, 105),
-    (210, 180, 255),
-    (240, 15, 0),
-    (135, 90, 150),
-    (210, 165, 75),
-)
-_IGNORE: Colour = (70, 70, 70)
 _FINE = 4  # letters are drawn this many times as large, then averaged
 _CAPITAL = 0.7  # the height of a capital in the font, of its size
 _TINT = 0.35  # how much of its colour an overlay gives to a pixel
-
-
-def class_colours(classes: int) -> UInt8:
-    """Return the colours of a semantic mask (256, 3): black for 0, then those of the classes."""
-    table = np.zeros((256, 3), np.uint8)
-    table[255] = _IGNORE
-    for label in range(classes):
-        table[label + 1] = class_colour(label)
-    return table
-
-
-def two_colours(foreground: Colour) -> UInt8:
-    """Return the colours of a binary mask (256, 3): black for 0, `foreground` for all else."""
-    table = np.full((256, 3), foreground, np.uint8)
-    table[0] = 0
-    return table
-
-
-def class_colour(label: int) -> Colour:
-    """Return the colour of a class on black, the same as in the pictures of `modeling`.
-
-    >>> class_colour(0), class_colour(10)
-    ((60, 120, 255), (210, 165, 75))
-    """
-    if label < len(_ELEVEN):
-        return _ELEVEN[label]
-    turn = label - len(_ELEVEN)
-    hue = turn * 0.6180339887498949 % 1  # the golden section spreads any number of hues
-    red, green, blue = colorsys.hsv_to_rgb(
-        hue, (0.85, 0.5, 0.7)[turn % 3], (1.0, 0.9, 0.65, 0.8)[turn % 4]
-    )
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def drawable_name(name: str, index: int, *, longest: int = 14) -> str:
@@ -211,23 +166,23 @@ def visible(image: npt.NDArray[Any]) -> UInt8:
     """Make an image visible: uint8 or uint16 (h, w) or (h, w, bands) -> RGB, uint8 (h, w, 3).
 
     Grey and three bands of 8 bits are shown as they are. Of other numbers of bands the first three
-    are shown, or the first alone, as grey. 16 bits are stretched from the 1st to the 99th
-    percentile: three bands, which are colours, by one range for all three, so that colours stay;
-    bands taken from more, each by its own.
+    are shown, or the first alone, as grey. 16 bits are stretched from the least to the greatest
+    value, so that no object is lost among others, however small: three bands, which are colours, by
+    one range for all three, so that colours stay; bands taken from more, each by its own.
 
     >>> visible(np.array([[0, 7]], np.uint8)).tolist()
     [[[0, 0, 0], [7, 7, 7]]]
     >>> visible(np.array([[[0, 0, 0], [60000, 30000, 0]]], np.uint16)).tolist()
-    [[[0, 0, 0], [255, 134, 0]]]
+    [[[0, 0, 0], [255, 128, 0]]]
     """
     if image.ndim == 2:
         image = image[..., None]
     bands = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
     if image.dtype != np.uint8:
         axes = (0, 1, 2) if image.shape[2] == 3 else (0, 1)
-        low, high = np.percentile(bands, [1, 99], axis=axes)
-        share = (bands - low) / np.maximum(high - low, 1)
-        bands = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+        low, high = bands.min(axis=axes), bands.max(axis=axes)
+        share = (bands - low) / np.maximum(high - low, 1.0)
+        bands = np.rint(share * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(bands, (*bands.shape[:2], 3)))
 
 

@@ -1,4 +1,4 @@
-"""Write files that are whole or absent, lock folders, and check the space for them.
+"""Write files that are whole or absent, and check the place and the space for them.
 
 A file is written under a temporary name in the same folder, synced, and renamed; then the folder is
 synced. Errors of the operating system become StorageErrors that name the path and the remedy.
@@ -7,19 +7,17 @@ synced. Errors of the operating system become StorageErrors that name the path a
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import secrets
 import shutil
 import stat
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from datagen.errors import BusyError, DamagedError, InputError, StorageError, format_bytes
+from datagen.errors import DamagedError, InputError, StorageError, format_bytes
 from datagen.layout import MANIFEST, PARTIAL_MANIFEST, RECIPE
 
 _FEWER_WORKERS = "use fewer --workers (workers=) where that can be chosen"
@@ -38,8 +36,7 @@ _REMEDIES = {
 # errors of a process or a machine, not of the file
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TEMPORARY = (".datagen-", ".tmp")
-_LOCK = "lock".join(_TEMPORARY)  # stays while temporary files are removed
-_ATTEMPTS, _PAUSE = 20, 0.01  # to get a shared lock, in seconds
+LOCK = "lock".join(_TEMPORARY)  # of `locks`: stays while temporary files are removed
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 LINK_REMEDY = "links are not followed: copy the dataset with cp -rL"
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what stat says of no file or folder
@@ -368,7 +365,7 @@ def remove_temporaries(folder: Path, *, below: bool = True) -> None:
     with storage_errors(folder):
         for place, folders, names in os.walk(folder):
             for name in filter(is_temporary, names):
-                if name != _LOCK:
+                if name != LOCK:
                     (Path(place) / name).unlink(missing_ok=True)
             if not below:
                 folders.clear()
@@ -378,97 +375,6 @@ def is_temporary(name: str) -> bool:
     """Return whether a file of this name is a temporary one of `AtomicFile`."""
     prefix, suffix = _TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)
-
-
-@contextmanager
-def lock(folder: Path, *, exclusive: bool, wait: bool = False) -> Iterator[None]:
-    """Lock `folder` while the body runs, exclusively, or shared with other shared locks.
-
-    The lock is the operating system's, on the folder itself: it ends with its process and leaves no
-    file behind. Where the file system locks only files that are open for writing, as NFS does, it
-    is on a file in the folder, which the last holder removes. If another process holds it, this
-    raises BusyError, or waits if `wait`.
-    """
-    with storage_errors(folder):
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if _locks_folders(descriptor):
-            _take(descriptor, folder, exclusive, wait)
-            yield
-        else:
-            with _lock_file(folder, exclusive, wait):
-                yield
-    finally:
-        os.close(descriptor)
-
-
-def _locks_folders(descriptor: int) -> bool:
-    """Return whether the file system locks this folder exclusively; it may be locked already.
-
-    A shared lock asks too: it must be on the same thing as the exclusive one that it keeps out.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _take(descriptor: int, folder: Path, exclusive: bool, wait: bool) -> None:
-    """Lock an open file or folder. Raises BusyError, or StorageError where there are no locks."""
-    mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    for attempt in range(_ATTEMPTS):
-        try:
-            fcntl.flock(descriptor, mode if wait else mode | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if exclusive or attempt == _ATTEMPTS - 1:
-                raise BusyError(
-                    "another process is writing here",
-                    path=folder,
-                    remedy="wait for it to end, or choose another folder",
-                ) from None
-            time.sleep(_PAUSE)  # another shared lock may just be asking, as `_locks_folders` does
-        except OSError as error:
-            raise StorageError(
-                f"the file system takes no lock: {error.strerror}",
-                path=folder,
-                remedy="choose another place",
-            ) from error
-        else:
-            return
-
-
-@contextmanager
-def _lock_file(folder: Path, exclusive: bool, wait: bool) -> Iterator[None]:
-    """Lock a file in `folder`; the last holder removes it."""
-    path = folder / _LOCK
-    while True:
-        with storage_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _take(descriptor, folder, exclusive, wait)
-            if _is_at(descriptor, path):
-                break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # it was removed by its last holder
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # others hold it
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, path):
-                path.unlink()
-        os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether the file that is open is the one at `path`."""
-    found = look(path)
-    return found is not None and os.path.samestat(found, os.fstat(descriptor))
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -493,13 +399,13 @@ def require_writable(folder: Path) -> None:
     """Raise StorageError unless files can be made in `folder` or its nearest existing parent."""
     place = _nearest_folder(folder)
     with storage_errors(folder):
-        writable = (
-            os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
-        )
-    if not writable:
+        may_write, system = os.access(place, os.W_OK | os.X_OK), os.statvfs(place)
+    if not may_write or system.f_flag & os.ST_RDONLY:
         raise StorageError(
             "the folder cannot be written", path=place, remedy=_REMEDIES[errno.EACCES]
         )
+    if not system.f_blocks:  # of /proc, where all that is seen comes from the system
+        raise StorageError("no files can be kept here", path=place, remedy="choose another place")
 
 
 def _nearest_folder(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
@@ -30,7 +30,7 @@ from datagen.hashing import ColumnHasher, blocks_digest, file_digest
 from datagen.layout import INPUTS, PROGRESS
 from datagen.recipe import Foreground, Mosaics
 from datagen.split import NO_OFFSET, SHARD_FACTS, Shard, Split, Table
-from datagen.stores import Extent, open_store
+from datagen.stores import Attributes, Extent, open_store
 from datagen.tasks import Array, Deriver, Inputs, TaskFile, as_indices, find, know
 
 _TICKET = "ticket."
@@ -45,6 +45,7 @@ class WriteShards:
 
     `deriver` makes the function that fills in samples of a split. `ticket` is the name of the file
     without which nothing is written; None in the process that builds. `tasks` are files of users.
+    `attributes` are what a shard says of its columns, where its format has a place for that.
     `finished` gives the facts of a shard that is recorded and intact, which is not made again.
     """
 
@@ -54,6 +55,7 @@ class WriteShards:
     ticket: str | None = None
     tasks: tuple[TaskFile, ...] = ()
     finished: Callable[[Path, Shard], Table | None] | None = None
+    attributes: Attributes = field(default_factory=dict)
 
     def __call__(self, job: Shard, slot: Slot) -> Table:
         """Derive, hash and write one shard; then it is durable.
@@ -68,7 +70,9 @@ class WriteShards:
         columns = job.split.columns
         hashers = {column.name: ColumnHasher(column.dtype, column.shape) for column in columns}
         derive = self._deriver(job.split)
-        shard = open_store(self.format_name).open_shard(self.root, job.split, job.index)
+        shard = open_store(self.format_name).open_shard(
+            self.root, job.split, job.index, self.attributes
+        )
         try:
             # A temporary file made before the folder is swept is gone, so it gets no name; of one
             # made later the ticket is gone.

@@ -22,6 +22,8 @@ MAX_COUNT = 1 << 40  # samples a split
 
 MANIFEST = "manifest.json"
 RECIPE = "recipe.toml"
+CROISSANT = "croissant.json"
+LICENCE = "license.txt"
 GROUPS = "groups.txt"  # the names of the groups, where the recipe asks for them
 MAX_MANIFEST_BYTES = 1 << 20
 

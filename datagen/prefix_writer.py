@@ -173,7 +173,13 @@ class DatasetPrefix(Target):
         one alone. Where another command finishes the dataset meanwhile, the facts are those that it
         found.
         """
-        send = SendShards(self.remote, self._claim, self.plan.recipe.storage.format, deriver)
+        send = SendShards(
+            self.remote,
+            self._claim,
+            self.plan.recipe.storage.format,
+            deriver,
+            attributes=self.attributes,
+        )
         try:
             if engine.is_remote:
                 work = replace(send, tasks=tasks, is_remote=True)

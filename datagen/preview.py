@@ -10,7 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -21,14 +21,14 @@ from datagen import manifest as manifests
 from datagen.dataset import Dataset
 from datagen.drawing import ACCENT, FAINT, SPOT, WHITE, UInt8, draw_text
 from datagen.files import (
-    lock,
     make_folder,
     remove_temporaries,
     require_outside_datasets,
     storage_errors,
     write_atomic,
 )
-from datagen.lookup import Sample, choose, read_sample
+from datagen.locks import lock
+from datagen.lookup import Pick, Sample, choose, read_sample
 from datagen.manifest import Manifest
 from datagen.recipe import Foreground
 
@@ -66,6 +66,15 @@ class _View:
     tagline: Callable[[Foreground], str]
     tiles: Callable[[Sample, _Look], dict[str, UInt8]]
     caption: Callable[[Sample, _Look], str]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Holds a sample drawn without letters: its tiles side by side, their names, and a caption."""
+
+    picture: UInt8
+    names: tuple[str, ...]
+    caption: str
 
 
 def write_preview(root: PathLike[str] | str, folder: Path | str) -> list[Path]:
@@ -134,6 +143,26 @@ def sample_picture(
         labels = shown[(shown > 0) & (shown <= len(look.mask_names))] - 1
         parts.append(_legend(look, labels.tolist(), parts[-1].shape[1]))
     return drawing.png(drawing.framed(drawing.above(parts, 8), _MARGIN, _MARGIN))
+
+
+def strips(dataset: Dataset, task: str, picks: Sequence[Pick], box: int) -> list[Strip]:
+    """Draw these samples of a task, the longer side of an image about `box` pixels.
+
+    All are drawn alike: circles with the same margin. Raises DamagedError for a sample that cannot
+    be drawn.
+
+    >>> strips(Dataset("data/mnist"), "circles", [("test", 0)], 112)  # doctest: +SKIP
+    """
+    samples = [read_sample(dataset, task, *pick) for pick in picks]
+    names, mask_names = _names(dataset)
+    look = replace(_look(task, (names, mask_names), box, _SMALL, samples), names=names)
+    view = _view(task)
+    drawn = []
+    for sample in samples:
+        tiles = view.tiles(sample, look)
+        picture = drawing.framed(drawing.beside(list(tiles.values()), 6), 6, 6)
+        drawn.append(Strip(picture, tuple(tiles), view.caption(sample, look)))
+    return drawn
 
 
 def _sheet(dataset: Dataset, task: str) -> UInt8:
@@ -210,9 +239,9 @@ def _page(dataset: Dataset, parts: Sequence[UInt8], letters: int) -> UInt8:
     kind = "" if source.bands is None else f", {source.bands} bands"
     if source.dtype != "|u1":
         kind += (
-            " of 16 bits, stretched together from the 1st to the 99th percentile"
+            " of 16 bits, stretched together from the least to the greatest value"
             if source.bands == 3
-            else " of 16 bits, each stretched from its 1st to its 99th percentile"
+            else " of 16 bits, each stretched from its least to its greatest value"
         )
     if source.bands not in (None, 1, 3):
         kind += "; the first three are shown" if source.bands > 3 else "; the first is shown"
@@ -237,7 +266,11 @@ def _strips(
     """Draw a heading, then each sample's tiles above its place and caption; all of one width."""
     view = _view(task)
     drawn = [view.tiles(sample, look) for sample in samples]
-    headings = [draw_text(name, look.letters, FAINT) for name in drawn[0]]
+    _, _, across = _framing(samples[0], look) if task == "circles" else (1, 0, 0)
+    headings = [
+        drawing.framed(draw_text(name, look.letters, FAINT), 0, across if name == "circle" else 0)
+        for name in drawn[0]
+    ]
     widths = [
         max(tile.shape[1] for tile in tiles)
         for tiles in zip(headings, *(one.values() for one in drawn), strict=True)
@@ -305,8 +338,7 @@ def _masked_tiles(sample: Sample, look: _Look, flat: UInt8, tint: UInt8) -> dict
 
 
 def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    scale = drawing.scale_for(sample["image"].shape[:2], look.box)
-    down, across = (round(side * scale) for side in look.margin)
+    scale, down, across = _framing(sample, look)
     image = drawing.scaled(drawing.visible(sample["image"]), scale)
     mask = drawing.painted(sample["mask"], scale, drawing.two_colours(WHITE))
     return {
@@ -314,6 +346,13 @@ def _circle_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
         "mask": drawing.framed(mask, down, 0),
         "circle": _circled(drawing.framed(image, down, across), sample, scale, (down, across)),
     }
+
+
+def _framing(sample: Sample, look: _Look) -> tuple[float, int, int]:
+    """Return the scale of a sample of circles, and the pixels of its margin down and across."""
+    scale = drawing.scale_for(sample["image"].shape[:2], look.box)
+    down, across = (round(side * scale) for side in look.margin)
+    return scale, down, across
 
 
 def _circled(picture: UInt8, sample: Sample, scale: float, corner: tuple[int, int]) -> UInt8:

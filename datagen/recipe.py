@@ -10,13 +10,14 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
+from inspect import signature
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Never
 
 from datagen import files, patterns
 from datagen.decoding import DecodeError, Rule, decode, integer, shown
-from datagen.errors import RecipeError, closest, decode_text
+from datagen.errors import RecipeError, closest, decode_text, unknown_name
 from datagen.layout import (
     CHUNK,
     DEFAULT_SHARD_SIZE,
@@ -506,17 +507,21 @@ def changed(
     foreground: Mapping[str, object] | None = None,
     size: Mapping[str, object] | None = None,
     about: Mapping[str, object] | None = None,
+    **unknown: Never,
 ) -> Recipe:
     """Load a recipe by name or from a file, change what is given, and validate the whole again.
 
     `source` is one that `datagen sources` lists, `val` the number of training images taken for the
     validation split, `grid` the rows and columns of a mosaic, `mosaics` how many train, val and
     test get. `more_tasks` are added to the recipe's own. `foreground`, `size` and `about` change
-    keys of these tables of the recipe. Raises RecipeError.
+    keys of these tables of the recipe. Raises RecipeError, also for any other keyword.
 
     >>> changed("mnist", seed=7, format="hdf5").storage.format
     'hdf5'
     """
+    for name in unknown:
+        *known, _ = [*signature(changed).parameters][1:]
+        raise unknown_name("keyword of a recipe", name, known)
     table = to_table(recipe if isinstance(recipe, Recipe) else load(_name(recipe)))
     table["tasks"] += [name for name in more_tasks if name not in table["tasks"]]
     if source is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from datagen import files
+from datagen import files, locks
 from datagen.errors import DatagenError, StorageError
 
 PREFIX = "datagen-scratch-"
@@ -32,7 +32,7 @@ def folder(prefix: str = PREFIX) -> Iterator[Path]:
     with files.storage_errors(place):
         path = Path(tempfile.mkdtemp(prefix=prefix))
     try:
-        with files.lock(path, exclusive=False):
+        with locks.lock(path, exclusive=False):
             yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)  # a thread that was told to end may still write
@@ -61,5 +61,5 @@ def _sweep(folder: Path, prefix: str) -> None:
             status = place.lstat()
             is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
             if is_ours and time.time() - status.st_mtime > _YOUNG:
-                with files.lock(place, exclusive=True):
+                with locks.lock(place, exclusive=True):
                     shutil.rmtree(place)

@@ -27,6 +27,7 @@ from datagen.jobs import SharedArray, SharedInputs, WriteShards, share
 from datagen.layout import INPUTS, MAX_MANIFEST_BYTES, PARTIAL_MANIFEST, PROGRESS
 from datagen.objects import Remote
 from datagen.split import SHARD_FACTS, FileFacts, Shard, Split, Table, file_facts
+from datagen.stores import Attributes
 from datagen.tasks import Deriver, Inputs, TaskFile, find, know
 from datagen.transfer import READS, overtaken, read_whole, require_sendable
 
@@ -42,7 +43,7 @@ class SendShards:
 
     `claim` is what must be there for anything to be sent. `deriver` makes the function that fills
     in samples of a split. `scratch` is a folder for this process; others make one a job. `tasks`
-    are files of users.
+    are files of users, `attributes` what a shard says of its columns.
     """
 
     remote: Remote
@@ -52,6 +53,7 @@ class SendShards:
     tasks: tuple[TaskFile, ...] = ()
     is_remote: bool = False
     scratch: Path | None = None
+    attributes: Attributes = field(default_factory=dict)
 
     def __call__(self, job: Shard, slot: Slot) -> Table:
         """Derive, hash, write and send one shard; then it is in the store.
@@ -65,7 +67,9 @@ class SendShards:
             return rows
         with self._folder(job) as folder:
             scratch.require_space(job.room)
-            rows = WriteShards(folder, self.format_name, self.deriver)(job, slot)
+            rows = WriteShards(folder, self.format_name, self.deriver, attributes=self.attributes)(
+                job, slot
+            )
             for facts in file_facts(job, rows):
                 slot.check()
                 send_file(self.remote, self.claim, folder, facts)

@@ -37,7 +37,7 @@ class Survey:
     another. `groups` is how many there are and how many images the largest has, None without any.
     `foreground` is None where the rule does not suit the images. `mosaics` counts those that each
     split can give, up to 2^40, and `wanted` those that the recipe asks for. `problems` say for what
-    else a build with these options would be refused.
+    else a build with these options would be refused; `refusals` say all of it.
     """
 
     source: str
@@ -53,6 +53,19 @@ class Survey:
     wanted: Mapping[str, int]
     problems: tuple[str, ...]
     digests: Mapping[str, str]
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """The problems, and how many mosaics there can be if the recipe asks for more."""
+        if all(self.wanted[split] <= most for split, most in self.mosaics.items()):
+            return self.problems
+        most = {split: f"{count:,}" for split, count in self.mosaics.items()}
+        rows, columns = self.grid
+        mosaics = (
+            f"train can give {most['train']} mosaics of {rows} x {columns}, val {most['val']},"
+            f" test {most['test']}: build with --mosaics (mosaics=) of as many at most"
+        )
+        return *self.problems, mosaics
 
 
 def look(
@@ -96,7 +109,7 @@ def look(
         mosaics=planning.possible_mosaics(plan),
         wanted={split: recipe.mosaics.count(split) for split in SPLITS},
         problems=(
-            *(f"a build is refused: {problem}" for problem in unsuited),
+            *(f"the rule of the foreground does not suit: {problem}" for problem in unsuited),
             *map(str, planning.too_large(plan)),
         ),
         digests=source.digests,

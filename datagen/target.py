@@ -12,12 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datagen import files
+from datagen import describing, documents, files
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.engines import Engine, Progress
@@ -27,7 +28,7 @@ from datagen.hashing import bytes_digest, merkle_root
 from datagen.layout import GROUPS, RECIPE
 from datagen.manifest import Manifest
 from datagen.split import FileFacts, Shard, Split, Table, shard_list
-from datagen.stores import open_store
+from datagen.stores import Attributes, open_store
 from datagen.tasks import Deriver, Inputs, TaskFile
 
 
@@ -65,6 +66,12 @@ class Target(ABC):
         self.present: Manifest | None = None
         self.finished = False
         self._store = open_store(plan.recipe.storage.format)
+
+    @cached_property
+    def attributes(self) -> Attributes:
+        """Words for the root and for each column, as they follow from the plan."""
+        planned = {(split.task, split.name): split for split in self.splits}
+        return describing.attributes(replace(self.plan, splits=planned))
 
     @abstractmethod
     def known(self, *, workers: int) -> dict[str, Table]:
@@ -141,14 +148,21 @@ class Target(ABC):
             )
 
     def write_small_files(self, root: Path, tables: Mapping[str, Table]) -> Manifest:
-        """Write the recipe, the shard tables and the stores' metadata below `root`.
+        """Write all below `root` that is neither samples nor the manifest.
+
+        That is the recipe, the shard tables, the stores' metadata and the words for other tools.
 
         Returns the manifest that states them, and groups.txt as it is there.
         """
+        attributes = self.attributes
 
         def describe(split: Split, slot: Slot) -> tuple[Split, list[str]]:
             slot.check()
-            return self._described(root, split, tables)
+            return self._described(root, split, tables, attributes)
+
+        def read(path: str) -> bytes:
+            with files.storage_errors(root / path):
+                return (root / path).read_bytes()
 
         metadata = [RECIPE, *([GROUPS] if self.plan.recipe.group_names else [])]
         files.write_atomic(root / RECIPE, recipes.to_toml(self.plan.recipe).encode())
@@ -157,11 +171,15 @@ class Target(ABC):
         for _, paths in described.values():
             metadata += paths
         splits = {(split.task, split.name): described[split][0] for split in self.splits}
+        manifest = manifests.seal(replace(self.plan, splits=splits))
+        for path, data in documents.documents(manifest, read).items():
+            files.write_atomic(root / path, data)
+            metadata.append(path)
         listed = tuple(_facts(root, path) for path in sorted(metadata))
-        return manifests.seal(replace(self.plan, splits=splits, files=listed))
+        return replace(manifest, files=listed)
 
     def _described(
-        self, root: Path, split: Split, tables: Mapping[str, Table]
+        self, root: Path, split: Split, tables: Mapping[str, Table], attributes: Attributes
     ) -> tuple[Split, list[str]]:
         """Write a split's shard table and metadata; return the finished split, and their paths."""
         rows = [tables[Shard(split, index).name] for index in range(split.shards)]
@@ -172,7 +190,7 @@ class Target(ABC):
             for column, line in zip(split.columns, table, strict=True)
         )
         finished = replace(split, columns=columns, table=_facts(root, split.table_path))
-        return finished, self._store.write_metadata(root, split)
+        return finished, self._store.write_metadata(root, split, attributes)
 
 
 HandOver = Callable[[Target, Sequence[str], int], Callable[[Split], Deriver]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from os import PathLike
 
-from datagen import files
+from datagen import locks
 from datagen import manifest as manifests
 from datagen.dataset import Dataset, has_intact_metadata, require_no_links, small_files
 from datagen.engines import Progress
@@ -40,7 +40,7 @@ def push(
     """
     started = time.perf_counter()
     remote, dataset = Remote(url), Dataset(root)
-    with files.lock(dataset.root, exclusive=False):
+    with locks.lock(dataset.root, exclusive=False):
         manifest, data = dataset.manifest, manifests.to_bytes(dataset.manifest)
         require_no_links(dataset.root, manifest)
         if not has_intact_metadata(dataset.root, manifest):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from datagen import files
+from datagen import files, locks
 from datagen import manifest as manifests
 from datagen.dataset import (
     finished_shard,
@@ -113,7 +113,7 @@ class DatasetFolder(Target):
             files.require_writable(root)
             folder._require_space(folder.jobs)
             files.make_folder(root)
-        with files.lock(root, exclusive=part is None):
+        with locks.lock(root, exclusive=part is None):
             folder._look()
             if not is_new:
                 check()
@@ -133,7 +133,7 @@ class DatasetFolder(Target):
             is_folder = root.is_dir()
         if not is_folder:
             manifests.load(root)  # raises the error that says so
-        with files.lock(root, exclusive=True):
+        with locks.lock(root, exclusive=True):
             is_begun = files.look(root / PARTIAL_MANIFEST) is not None  # even beside a manifest
             present = manifests.read(root / PARTIAL_MANIFEST) if is_begun else manifests.load(root)
             folder = cls(root, present.plan, splits(present))
@@ -208,13 +208,17 @@ class DatasetFolder(Target):
         if engine.is_remote:
             root = self.root.absolute()
             with ticket(root) as name:
-                work = WriteShards(root, format_name, deriver, name, tasks, finished_shard)
+                work = WriteShards(
+                    root, format_name, deriver, name, tasks, finished_shard, self.attributes
+                )
                 written = run_shards(engine, work, missing, progress=progress, finished=record)
             if not self.is_part:  # what workers left that were killed, or stopped
                 files.remove_temporaries(self.root)
         else:
             derivers = {split: deriver(split) for split in dict.fromkeys(j.split for j in missing)}
-            write = WriteShards(self.root, format_name, derivers.__getitem__)
+            write = WriteShards(
+                self.root, format_name, derivers.__getitem__, attributes=self.attributes
+            )
 
             def write_and_record(job: Shard, slot: Slot) -> Table:
                 rows = write(job, slot)

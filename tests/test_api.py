@@ -476,6 +476,8 @@ def test_wrong_keywords_of_a_recipe_say_which_there_are(
     with pytest.raises(datagen.errors.RecipeError, match=words):
         datagen.build("strokes", tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(datagen.errors.RecipeError, match=words):
+        datagen.recipe.changed("strokes", **changes)
 
 
 def test_a_source_at_a_path_is_built_by_the_recipe_of_all_defaults(

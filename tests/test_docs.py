@@ -40,7 +40,7 @@ def table(heading: str) -> list[list[str]]:
         if not line.startswith("|"):
             break
         cells = re.split(r"(?<!\\)\|", line.strip())[1:-1]
-        rows.append([cell.strip().replace("\\|", "|").strip("`") for cell in cells])
+        rows.append([re.sub(r"\\([|*])", r"\1", cell.strip()).strip("`") for cell in cells])
     return rows
 
 

@@ -31,8 +31,9 @@ def checkout(tmp_path: Path) -> Path:
     commands = folder / ".venv/bin"
     commands.mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
-    (folder / "pyproject.toml").touch()
-    os.utime(folder / "pyproject.toml", (0, 0))
+    for name in ("pyproject.toml", "constraints.txt"):
+        (folder / name).touch()
+        os.utime(folder / name, (0, 0))
     for name in ("base", "train", "dev"):
         (folder / ".venv" / name).touch()
     for name in ("datagen", "modeling", "pytest", "python"):
@@ -41,11 +42,11 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def make(folder: Path, *arguments: str, succeeds: bool = True) -> subprocess.CompletedProcess[str]:
     ran = subprocess.run(
         ["make", "--silent", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert ran.returncode == 0, ran.stderr
+    assert (ran.returncode == 0) is succeeds, ran.stderr
     return ran
 
 
@@ -147,6 +148,32 @@ def test_python_can_be_a_command_of_several_words(checkout: Path) -> None:
     make(checkout, "verify", "DATASET=data", f"PYTHON=env X=1 {PYTHON}")
 
 
+def installed(folder: Path, *arguments: str) -> list[list[str]]:
+    """Return the arguments of each installation that runs before the tests do."""
+    (folder / ".venv/dev").unlink()
+    *commands, _ = make(folder, "test", *arguments).stdout.splitlines()
+    return [json.loads(line)[2:] for line in commands]
+
+
+def test_torch_is_installed_first_and_as_it_is_pinned(checkout: Path) -> None:
+    first, then = installed(checkout, f"CONSTRAINTS={ODD}")
+    assert first[-4:] == ["--no-deps", "--constraint", TOLD, "torch"]
+    assert then[-4:] == ["--constraint", TOLD, "--editable", ".[dev]"]
+    (then,) = installed(checkout, "CONSTRAINTS=")
+    assert "--constraint" not in then and then[-1] == ".[dev]"
+
+
+def test_a_torch_for_cpus_that_pip_does_not_find_is_named_and_no_other_taken(
+    checkout: Path,
+) -> None:
+    fails = 'case "$*" in *--no-deps*) exit 1 ;; esac\n'
+    (checkout / ".venv/bin/python").write_text(FAKE.replace("\n", f"\n{fails}", 1))
+    (checkout / ".venv/dev").unlink()
+    failed = make(checkout, "test", succeeds=False)
+    assert not failed.stdout
+    assert "pip finds no torch of constraints.txt. Set PIP_EXTRA_INDEX_URL" in failed.stderr
+
+
 def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
     text = make(checkout, "help").stdout
     for word in (
@@ -158,6 +185,7 @@ def test_help_names_every_target_and_every_variable(checkout: Path) -> None:
         "SOURCE_DIR=",
         "DATASET=",
         "RUNS=",
+        "CONSTRAINTS=",
         "TESTS=",
         "LIMIT=",
     ):

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from importlib import resources
@@ -19,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import on_one_thread
 from isolation import ROOT
+from pages import few_strokes, small_recipes
 
 import datagen
 import modeling
@@ -73,21 +73,7 @@ def few() -> Source:
 
     Of 2,600 in train, 500 become val, and 2,100 are two shards (`small_recipes`).
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strokes, "TRAIN", 2600)
-        patch.setattr(strokes, "TEST", 300)
-        return strokes.load()
-
-
-def small_recipes(place: Path) -> Path:
-    """Copy the packaged recipes; that of strokes gets a small val, and as many, smaller shards."""
-    shutil.copytree(ROOT / "datagen/recipes", place, dirs_exist_ok=True)
-    text = (place / "strokes.toml").read_text("utf-8")
-    for line, small in (("val = 5000", "val = 500"), ("shard_size = 32768", "shard_size = 2048")):
-        assert text.count(line) == 1
-        text = text.replace(line, small)
-    (place / "strokes.toml").write_text(text)
-    return place
+    return few_strokes()
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +254,8 @@ def test_make_commands_are_targets_of_the_makefile() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+    "page",
+    ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))],
 )
 def test_links_point_to_files(page: str) -> None:
     place = ROOT / page

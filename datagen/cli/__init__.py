@@ -16,8 +16,8 @@ import click
 from click.exceptions import Exit
 
 import datagen
-from datagen.cli import move, output, read, write
-from datagen.cli.options import PATH, Choice
+from datagen.cli import look, move, output, read, write
+from datagen.cli.options import PATH, Choice, numbers_expected
 from datagen.errors import (
     CLOSED_PIPE,
     INTERRUPTED,
@@ -38,7 +38,8 @@ _COMMANDS = (
         write.finish,
         write.convert,
     ),
-    *(read.info, read.verify, read.diff, read.show, read.sample, read.export, write.preview),
+    *(read.info, read.verify, read.diff, look.show, look.sample, read.export, write.preview),
+    *(look.report, look.browse, read.card),
     *(move.push, move.pull),
 )
 _CONTINUES = (
@@ -66,9 +67,16 @@ class _Commands(click.Group):
             raise Exit(CLOSED_PIPE) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        arguments = list(ctx.args)  # taken away meanwhile
         with naming_options():
             try:
                 return super().invoke(ctx)
+            except click.UsageError as error:
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                message = numbers_expected(error, command, arguments)
+                if message is None:
+                    raise
+                raise click.UsageError(message, error.ctx) from error
             except (Exception, KeyboardInterrupt) as error:
                 ending = _ending(error, ctx.invoked_subcommand)
                 if ending is None:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,28 @@ def complete_tasks(context: click.Context, _: click.Parameter, typed: str) -> li
         with suppress(DatagenError, OSError):
             names = datagen.manifest.load(Path(place)).tasks
     return [CompletionItem(name) for name in names if name.startswith(typed)]
+
+
+def numbers_expected(
+    error: click.UsageError, command: click.Command | None, arguments: Sequence[str]
+) -> str | None:
+    """Say what was expected and found where an option takes several numbers; None elsewhere.
+
+    `arguments` are those of `command`.
+    """
+    name = error.option_name if isinstance(error, click.BadOptionUsage) else None
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        name = error.param.opts[0]
+    options = [] if command is None else command.params
+    option = next((one for one in options if name in one.opts and one.nargs > 1), None)
+    if name is None or option is None:
+        return None
+    words = [word for one in arguments for word in one.split("=", one.startswith(f"{name}="))]
+    after = words[words.index(name) + 1 :] if name in words else []
+    given = list(takewhile(lambda word: not word.startswith("--"), after[: option.nargs]))
+    found = f"{' '.join(given)!r}" if given else "nothing"
+    expected = f"{option.nargs} whole numbers, {option.metavar}"
+    return f"{name}: expected {expected}; found {found}; give all {option.nargs}"
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,9 +1,7 @@
-"""Commands that read: info, verify, diff, show, sample and export."""
+"""Commands that read: info, verify, diff, export and card."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -14,8 +12,6 @@ from datagen.cli.options import (
     PATH,
     PLACE,
     Choice,
-    SampleCommand,
-    complete_recipes,
     complete_tasks,
     directory_argument,
     engine_option,
@@ -24,8 +20,6 @@ from datagen.cli.options import (
     labels_option,
     place_argument,
     quiet_option,
-    recipe_of,
-    sample_arguments,
     source_dir_option,
     workers_option,
 )
@@ -36,13 +30,11 @@ from datagen.cli.tables import (
     print_comparison,
     print_differences,
     print_info,
-    print_sample,
     print_verdict,
     verdict_facts,
 )
 from datagen.engines import chosen
-from datagen.errors import PROBLEMS_FOUND, StorageError
-from datagen.files import kind, require_outside_datasets, write_atomic
+from datagen.errors import PROBLEMS_FOUND
 
 
 @click.command()
@@ -158,113 +150,6 @@ def diff(first: Path | str, second: Path | str, verbose: bool, quiet: bool, as_j
             print_comparison(compared, names)
 
 
-def _picture(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
-    """Follow a link to the file to draw in; refuse folders and places within a dataset."""
-    if value is None:
-        return None
-    target = Path(os.path.realpath(value)) if kind(value) == "a link" else value
-    found = kind(target)
-    if found not in ("nothing", "a file"):
-        remedy = "name a file in it" if found == "a folder" else "choose another place"
-        raise StorageError(f"{found}, not a file to draw in", path=value, remedy=remedy)
-    require_outside_datasets(target)
-    return target
-
-
-png_option = click.option(
-    "--png",
-    type=PATH,
-    callback=_picture,
-    metavar="FILE",
-    help="Draw the sample in this file.",
-)
-
-
-@click.command(cls=SampleCommand)
-@click.argument("place", metavar="DIR|URL", type=PLACE)
-@sample_arguments
-@png_option
-@quiet_option
-@json_option
-def show(
-    place: Path | str,
-    task: str,
-    split: str,
-    index: int,
-    png: Path | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Show one sample as it is stored.
-
-    Exits with 5 if the sample's shard is damaged, after what is stored there is shown.
-    """
-    with (
-        progress("reading", quiet or as_json),
-        datagen.verifier.mirror.opened(place) as dataset,
-    ):
-        values = datagen.lookup.stored(dataset, task, split, index)
-        damage = datagen.lookup.damage(dataset, task, split, index)
-        if png is not None:
-            drawable = datagen.lookup.read_sample(dataset, task, split, index)
-            _draw(png, task, drawable, dataset.manifest.source)
-    print_sample((task, split, index), values, quiet, as_json)
-    if damage is not None:
-        raise damage
-
-
-@click.command(cls=SampleCommand)
-@click.argument("where", metavar="DIR|URL|RECIPE", shell_complete=complete_recipes)
-@sample_arguments
-@png_option
-@source_dir_option
-@labels_option
-@quiet_option
-@json_option
-def sample(
-    where: str,
-    task: str,
-    split: str,
-    index: int,
-    png: Path | None,
-    source_dir: Path | None,
-    labels: Path | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Compute one sample, whatever is stored of it.
-
-    A recipe's sample follows from the recipe's source, a dataset's from the images and labels that
-    the dataset holds, or from its source in --source-dir.
-    """
-    is_recipe = datagen.api.names_recipe(where)
-    silent = quiet or as_json
-    with progress("computing", silent):
-        computed = datagen.api.compute(
-            recipe_of(recipe_name=where) if is_recipe else where,
-            task,
-            split,
-            index,
-            source_dir=source_dir if is_recipe or is_given("source_dir") else None,
-            labels=labels,
-            warn=remarks(silent),
-        )
-    if png is not None:
-        _draw(png, task, computed.drawn, computed.source)
-    place, computed_from = (task, split, index), computed.computed_from
-    print_sample(place, computed.values, quiet, as_json, computed_from=computed_from)
-
-
-def _draw(
-    path: Path,
-    task: str,
-    values: Mapping[str, datagen.api.Array],
-    source: datagen.sources.base.Source | datagen.manifest.SourceFacts,
-) -> None:
-    names = source.classes, source.mask_classes
-    write_atomic(path, datagen.preview.sample_picture(task, values, *names))
-
-
 @click.command()
 @directory_argument
 @click.argument("out", metavar="OUT", type=PATH)
@@ -324,3 +209,23 @@ def export(
         elif not quiet:
             kept = f", {exported.kept:,} parts were there" if exported.kept else ""
             print_line(f"{out}: {exported.samples:,} samples as {to}{kept}")
+
+
+@click.command()
+@directory_argument
+@click.option("--out", type=PATH, metavar="OUT", help="Folder to write into.  [default: DIR-card]")
+@quiet_option
+@json_option
+def card(directory: Path, out: Path | None, quiet: bool, as_json: bool) -> None:
+    """Write the card of a dataset: Markdown with the front matter that hubs read.
+
+    For datasets of earlier versions croissant.json and license.txt too. The dataset itself stays
+    as it is.
+    """
+    written = datagen.card.write_card(directory, out)
+    with exit_with(0):
+        if as_json:
+            print_json({"written": [str(path) for path in written]})
+        elif not quiet:
+            for path in written:
+                print_line(str(path))

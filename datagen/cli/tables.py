@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ _CLASSES = 12  # classes that a line names
 _ROWS = 12  # differences that a table shows
 _CELL = 32  # characters of a value in a table
 _NEAR_SHOWN = 20  # pairs of images that are nearly the same
+_WRITTEN = 10**4000  # integers below it are written in JSON: Python reads none of 4,301 digits
 _REPAIRABLE = {"missing", "another size", "damaged", "consolidated"}  # problems a build repairs
 
 
@@ -169,19 +171,6 @@ def print_survey(found: datagen.survey.Survey, source: str, quiet: bool, as_json
             f"foreground: {shares.mean:.1%} of an image in the mean, {shares.least:.1%} to"
             f" {shares.most:.1%}; {shares.empty:,} images without any"
         )
-    _print_limits(found)
-
-
-def _print_limits(found: datagen.survey.Survey) -> None:
-    for problem in found.problems:
-        print_line(problem)
-    if any(found.wanted[split] > most for split, most in found.mosaics.items()):
-        rest = ", ".join(f"{split} {found.mosaics[split]:,}" for split in SPLITS[1:])
-        rows, columns = found.grid
-        print_line(
-            f"train can give {found.mosaics['train']:,} mosaics of {rows} x {columns}, {rest}:"
-            " build with --mosaics of as many at most"
-        )
 
 
 def print_estimate(
@@ -190,7 +179,11 @@ def print_estimate(
     """Print what a build would write, and what it takes."""
     if as_json:
         sums = {"files": found.files, "bytes": found.bytes, "core_seconds": found.seconds}
-        print_json({**asdict(found), **sums})
+        facts = {**asdict(found), **sums}
+        for why in facts["distinct"].values():
+            if why["possible"] >= _WRITTEN:
+                why["possible"] = None
+        print_json(facts)
     if as_json or quiet:
         return
     rows = [["", "samples", "shards", "files", "bytes", "core time"]]
@@ -211,13 +204,10 @@ def print_estimate(
     )
     _print_shards(found)
     for split, why in found.distinct.items():
-        possible = f"{why.possible:.2g}".replace("e+", "e")
         print_line(
-            f"distinct  {split}: no two of {why.images:,} images are equal, and none of {possible}"
-            " grids of them comes twice"
+            f"distinct  {split}: no two of {why.images:,} images are equal, and none of"
+            f" {_count(why.possible)} grids of them comes twice"
         )
-    for problem in found.problems:
-        print_line(f"refused   {problem}")
 
 
 def _print_shards(found: datagen.estimate.Estimate) -> None:
@@ -228,6 +218,18 @@ def _print_shards(found: datagen.estimate.Estimate) -> None:
         print_line(f"shards    {maps}, and no shard size keeps them within the limits of Linux")
     else:
         print_line(f"shards    {maps}, too many for Linux: use --shard-size {found.advised}")
+
+
+def _count(number: int) -> str:
+    """Write a number in digits; one of more than fifteen by its power of ten, rounded down.
+
+    >>> _count(21_381_376), _count(55_000**4)
+    ('21,381,376', '9.1 * 10^18')
+    """
+    if number < 10**15:
+        return f"{number:,}"
+    power = math.floor(math.log10(number))  # of any size: a float holds none beyond 10^308
+    return f"{number // 10 ** (power - 1) / 10:.1f} * 10^{power}"
 
 
 def _duration(seconds: float) -> str:

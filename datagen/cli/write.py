@@ -39,7 +39,7 @@ from datagen.cli.output import (
 from datagen.cli.progress import progress
 from datagen.cli.tables import print_built, print_estimate, print_survey
 from datagen.engines import chosen
-from datagen.errors import FormatError, SourceError, format_bytes
+from datagen.errors import FormatError, RecipeError, SourceError, format_bytes
 from datagen.files import beside
 
 
@@ -65,6 +65,7 @@ def sources(
 
     The list says where each is now; mirrors are not asked. A look reads the whole source, lists all
     its problems, and says what a build with the same options would make of it. It writes nothing.
+    Where that build would be refused, the command ends with exit code 3.
     """
     if spec is not None:
         recipe = recipe_of(recipe_name="mnist", source=spec, **overrides)
@@ -79,6 +80,7 @@ def sources(
                 progress=shown.fetch,
             )
         print_survey(found, spec, quiet, as_json)
+        _refuse(found.refusals)
         return
     listed = datagen.sources.available(directory=source_dir)
     if as_json:
@@ -117,7 +119,8 @@ def plan(
 ) -> None:
     """Say what a build would write, and what it takes: files, bytes, time, memory, shards.
 
-    A few samples of each task are derived, for their time. Nothing is written.
+    A few samples of each task are derived, for their time. Nothing is written. Where the build
+    would be refused, the command says why, and ends with exit code 3.
     """
     recipe, silent = recipe_of(**overrides), quiet or as_json
     with progress("planning", silent) as shown:
@@ -130,6 +133,7 @@ def plan(
             progress=shown.fetch,
         )
     print_estimate(found, workers, quiet, as_json)
+    _refuse(found.problems)
 
 
 @click.command()
@@ -343,6 +347,13 @@ def _build(
             fetching=shown.fetch,
             progress=shown.advance,
         )
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise RecipeError if a build with the options that were looked at has these problems."""
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise RecipeError(f"a build with these options would be refused:{listed}")
 
 
 def _folder(place: Path | str) -> Path:

@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from datagen import files
+from datagen import files, locks
 from datagen.dataset import Dataset
 from datagen.engines import threads
 from datagen.errors import FormatError, InputError, unknown_name
@@ -86,7 +86,7 @@ def export(
     place = Path(out)
     files.require_outside_datasets(place)
     files.make_folder(place)
-    with files.lock(place, exclusive=True):
+    with locks.lock(place, exclusive=True):
         return _write(dataset, chosen, form, to, place, workers, progress)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from datagen.colours import class_colours
 from datagen.dataset import Dataset
-from datagen.drawing import class_colours
 from datagen.errors import InputError, StorageError
 from datagen.split import Column, Split
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from datagen import files
+from datagen import files, locks
 from datagen.errors import BusyError, InputError, SourceError, StorageError
 from datagen.sources import base, idx, mirrors
 from datagen.sources.base import Progress, Source, Warn
@@ -205,7 +205,7 @@ def fetch(
     if wanted:
         files.require_writable(folder)
         if folder.exists():
-            with suppress(BusyError), files.lock(folder, exclusive=True):
+            with suppress(BusyError), locks.lock(folder, exclusive=True):
                 # of killed fetches: a running one holds the lock while it writes
                 files.remove_temporaries(folder, below=False)
         files.require_space(folder, sum(file.size for file in wanted))
@@ -223,7 +223,7 @@ def fetch(
         if data is None:
             raise _no_mirror_helps(pinned, file, asked)
         files.make_folder(folder)
-        with files.lock(folder, exclusive=False, wait=True):
+        with locks.lock(folder, exclusive=False, wait=True):
             files.write_atomic(folder / file.name, data)
     return [folder / file.name for file in pinned.files]
 

@@ -6,7 +6,7 @@ Only these two modules import the library of their format.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,10 @@ class Extent:
     file_bytes: int
     file_digest: bytes
 
+
+# what to say of groups and arrays, by path in the dataset, "" for the root
+Attributes = Mapping[str, Mapping[str, Any]]
+NO_ATTRIBUTES: Attributes = {}
 
 View = Callable[[int, int], Array]  # reads the samples start to stop of a column
 
@@ -101,7 +105,8 @@ class Views:
 class Store:
     """A format: the paths of shards, how they are written, and how the library reads them.
 
-    `metadata_paths` lists the metadata files that `write_metadata` writes. `metadata_problems` and
+    `metadata_paths` lists the metadata files that `write_metadata` writes; both are of one split.
+    `root_metadata` gives the files above the splits, by path. `metadata_problems` and
     `shard_problems` list where the library would read other bytes than those at the offsets, or
     decode more than the samples. The defaults are those of a format without metadata files. `views`
     is for a format whose datasets once had views, `is_consolidated` for one whose library may add
@@ -109,14 +114,21 @@ class Store:
     """
 
     path_rule: Callable[[Split, Column], str]
-    open_shard: Callable[[Path, Split, int], ShardWriter]
-    write_metadata: Callable[[Path, Split], list[str]]
+    open_shard: Callable[[Path, Split, int, Attributes], ShardWriter]
+    write_metadata: Callable[[Path, Split, Attributes], list[str]]
     read_rows: Callable[[Path, Split, Column, int, int], Array]
-    shard_problems: Callable[[Path, Split, int, Sequence[int | None]], list[Contradiction]]
-    metadata_problems: Callable[[Path, Split], list[Contradiction]] = lambda _root, _split: []
+    shard_problems: Callable[
+        [Path, Split, int, Sequence[int | None], Attributes], list[Contradiction]
+    ]
+    metadata_problems: Callable[[Path, Split, Attributes], list[Contradiction]] = (
+        lambda _root, _split, _attributes: []
+    )
     metadata_paths: Callable[[Split], list[str]] = lambda _split: []
+    root_metadata: Callable[[Sequence[Split], Attributes], dict[str, bytes]] = (
+        lambda _splits, _attributes: {}
+    )
     views: Views | None = None
-    is_consolidated: Callable[[Path, str], bool] | None = None
+    is_consolidated: Callable[[Path, str, Attributes], bool] | None = None
 
 
 @contextmanager

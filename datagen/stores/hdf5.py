@@ -14,7 +14,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -28,9 +28,11 @@ from datagen.files import AtomicFile, Stream, storage_errors, sync_folder
 from datagen.hashing import file_digest
 from datagen.split import Column, Split
 from datagen.stores import (
+    NO_ATTRIBUTES,
     ZSTD_HEADER,
     ZSTD_LEVEL,
     Array,
+    Attributes,
     ChunkEncoder,
     Contradiction,
     Extent,
@@ -44,6 +46,8 @@ from datagen.stores import (
 # bytes; every dataset begins on such a boundary, so that a map of it is aligned for any dtype
 _ALIGNMENT = 64
 _ZSTD_FILTER = 32015
+_MAX_READ = 1 << 30  # bytes of a shard whose attributes are read: HDF5 may read that much for one
+_LABELS = "DIMENSION_LABELS"  # where the dimension scales API of HDF5 keeps the names of axes
 
 
 def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001
@@ -57,8 +61,10 @@ def path_rule(split: Split, column: Column) -> str:  # noqa: ARG001
 class ShardWriter:
     """Writes one file with one dataset a column."""
 
-    def __init__(self, root: Path, split: Split, shard: int) -> None:
-        self._split = split
+    def __init__(
+        self, root: Path, split: Split, shard: int, attributes: Attributes = NO_ATTRIBUTES
+    ) -> None:
+        self._split, self._attributes = split, attributes
         self._output = AtomicFile(root / f"{split.folder}/{shard:05d}.h5")
         try:
             self._offsets = self._lay_out(len(split.samples(shard)))
@@ -108,6 +114,9 @@ class ShardWriter:
             for column in self._split.columns:
                 dataset = _create_dataset(file, self._split, column, count)
                 offsets[column.name] = dataset.get_offset()
+            # said after the datasets have their places
+            for name, told in _told(self._split, self._attributes).items():
+                _describe(file[name], told)
             return offsets
 
 
@@ -146,7 +155,11 @@ class _ChunkWriter:
         self._positions[name][0] += self._chunks[name]
 
 
-def write_metadata(root: Path, split: Split) -> list[str]:
+def write_metadata(
+    root: Path,
+    split: Split,
+    attributes: Attributes = NO_ATTRIBUTES,  # noqa: ARG001
+) -> list[str]:
     """Write nothing, for the shards need no metadata files; remove the view of an earlier build."""
     path = root / view_path(split)
     with storage_errors(path):
@@ -191,7 +204,11 @@ def open_view(root: Path, split: Split, column: Column) -> Iterator[View]:
 
 
 def shard_problems(
-    root: Path, split: Split, shard: int, offsets: Sequence[int | None]
+    root: Path,
+    split: Split,
+    shard: int,
+    offsets: Sequence[int | None],
+    attributes: Attributes = NO_ATTRIBUTES,
 ) -> list[Contradiction]:
     """List the datasets of a shard that are not plain ones at these offsets.
 
@@ -200,8 +217,10 @@ def shard_problems(
     path = f"{split.folder}/{shard:05d}.h5"
 
     def check(file: h5py.File) -> Iterator[str]:
+        plain = True
         for column, offset in zip(split.columns, offsets, strict=True):
             dataset = _plain_dataset(file, column, len(split.samples(shard)))
+            plain = plain and dataset is not None
             if dataset is None:
                 yield f"{column.name} of another kind"
             elif dataset.is_virtual or dataset.external is not None:
@@ -214,6 +233,8 @@ def shard_problems(
                 yield from _chunk_problems(
                     root / path, dataset, split.chunks(shard, column), column
                 )
+        if plain and (root / path).stat().st_size <= _MAX_READ:
+            yield from _word_problems(file, _told(split, attributes))
 
     return _inspect(root, path, split, "datasets at the places in the table", check)
 
@@ -242,6 +263,27 @@ def _chunk_problems(
             if zstd_size(file.read(min(stored.size, ZSTD_HEADER))) != decoded:
                 yield f"{column.name} with chunk {chunk} not of {decoded:,} bytes"
                 return
+
+
+def _word_problems(file: h5py.File, told: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """List where attributes are neither absent, as in earlier shards, nor those of this split."""
+    if not any(len(file[name].attrs) for name in told):
+        return
+    for name, expected in told.items():
+        attributes = file[name].attrs
+        if len(attributes) != len(expected) or not all(
+            key in attributes and _says(attributes, key, value) for key, value in expected.items()
+        ):
+            yield f"attributes of {name} that say something else"
+
+
+def _says(attributes: Any, key: str, value: Any) -> bool:
+    """Return whether an attribute has this value; another shape or dtype is not read."""
+    array, stored = _array(value), attributes.get_id(key)
+    same = stored.shape == array.shape and stored.get_type() == h5py.h5t.py_create(
+        array.dtype, logical=True
+    )
+    return bool(same and np.array_equal(attributes[key], array.astype(array.dtype)))
 
 
 def _inspect(
@@ -362,6 +404,36 @@ def _writing(path: Path) -> Iterator[None]:
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _told(split: Split, attributes: Attributes) -> dict[str, dict[str, Any]]:
+    """Return the attributes of a shard by the path of their object in it: root and columns.
+
+    Where nothing is to be said, axes have no names either: earlier shards are such.
+    """
+    if not attributes:
+        return {}
+    told: dict[str, dict[str, Any]] = {"/": dict(attributes.get("", {}))}
+    for column in split.columns:
+        words = dict(attributes.get(f"{split.folder}/{column.name}", {}))
+        if "flag_values" in words:  # of the dtype of the column, as the CF conventions ask
+            words["flag_values"] = np.array(words["flag_values"], column.dtype)
+        told[column.name] = words | {_LABELS: ["sample", *column.axes]}
+    return told
+
+
+def _array(value: Any) -> Any:
+    """Make the array of an attribute: text of any length, or numbers."""
+    if isinstance(value, str | list):
+        return np.array(value, h5py.string_dtype())
+    return value
+
+
+def _describe(place: Any, told: Mapping[str, Any]) -> None:
+    """Write attributes of a group or dataset."""
+    for key, value in told.items():
+        array = _array(value)
+        place.attrs.create(key, array, dtype=array.dtype)
 
 
 def _create(path: Path) -> h5py.File:

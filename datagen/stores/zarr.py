@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from datagen.files import AtomicFile, Stream, write_atomic
 from datagen.hashing import canonical_json
 from datagen.split import Column, Split
 from datagen.stores import (
+    NO_ATTRIBUTES,
     ZSTD_HEADER,
     ZSTD_LEVEL,
     Array,
+    Attributes,
     ChunkEncoder,
     Contradiction,
     Extent,
@@ -35,7 +38,7 @@ from datagen.stores import (
 
 _ABSENT = (1 << 64) - 1  # in a shard's index: offset and length of a chunk that is not there
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-_MAX_METADATA = 1 << 20  # bytes of a metadata file that are looked at
+_MAX_METADATA = 1 << 23  # bytes of a metadata file that are looked at: 254 long names, six times
 # Values that no sample has, by column: zarr silently shows the fill value in place of a missing
 # shard.
 _IMPOSSIBLE = {
@@ -55,7 +58,13 @@ def path_rule(split: Split, column: Column) -> str:
 class ShardWriter:
     """Writes one file a column: the chunks in order, then their index and its checksum."""
 
-    def __init__(self, root: Path, split: Split, shard: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        split: Split,
+        shard: int,
+        attributes: Attributes = NO_ATTRIBUTES,  # noqa: ARG002 - zarr.json has them
+    ) -> None:
         self._files: dict[str, _ShardFile] = {}
         try:
             for column in split.columns:
@@ -120,9 +129,9 @@ class _ShardFile:
         self._digest.update(data)
 
 
-def write_metadata(root: Path, split: Split) -> list[str]:
+def write_metadata(root: Path, split: Split, attributes: Attributes = NO_ATTRIBUTES) -> list[str]:
     """Write the metadata of the split's group and arrays; returns their paths in the dataset."""
-    documents = _documents(split)
+    documents = _documents(split, attributes)
     for path, document in documents.items():
         write_atomic(root / path, canonical_json(document))
     return list(documents)
@@ -133,14 +142,34 @@ def metadata_paths(split: Split) -> list[str]:
     return list(_documents(split))
 
 
-def metadata_problems(root: Path, split: Split) -> list[Contradiction]:
+def root_metadata(splits: Sequence[Split], attributes: Attributes) -> dict[str, bytes]:
+    """Return the metadata of the groups above the splits: the root and the tasks, by path.
+
+    The root repeats those of all groups and arrays below it, as `zarr.consolidate_metadata` does,
+    so that a reader opens one file instead of some fifty.
+    """
+    tasks = sorted({split.task for split in splits})
+    below: dict[str, dict[str, Any]] = dict.fromkeys(tasks, _GROUP)
+    for split in splits:
+        for path, document in _documents(split, attributes).items():
+            below[path.removesuffix("/zarr.json")] = document
+    told = {"kind": "inline", "must_understand": False, "metadata": below}
+    root = _GROUP | {"attributes": dict(attributes.get("", {})), "consolidated_metadata": told}
+    groups = {f"{task}/zarr.json": canonical_json(_GROUP) for task in tasks}
+    return {"zarr.json": canonical_json(root), **groups}
+
+
+def metadata_problems(
+    root: Path, split: Split, attributes: Attributes = NO_ATTRIBUTES
+) -> list[Contradiction]:
     """List metadata that are not what `write_metadata` writes: zarr might read something else.
 
-    Datasets written earlier have 0 as the fill value of every column. Consolidated metadata pass:
+    Datasets written earlier have no attributes, which their caller then leaves out, and the first
+    ones 0 as the fill value of every column. Consolidated metadata pass:
     zarr reads each array by its own metadata all the same, and `is_consolidated` finds them.
     """
     problems = []
-    for path, document in _documents(split).items():
+    for path, document in _documents(split, attributes).items():
         encodings = _encodings(document)
         try:
             with (root / path).open("rb") as file:
@@ -161,7 +190,7 @@ def _encodings(document: dict[str, Any]) -> list[bytes]:
     return encodings
 
 
-def is_consolidated(root: Path, path: str) -> bool:
+def is_consolidated(root: Path, path: str, attributes: Attributes = NO_ATTRIBUTES) -> bool:
     """Return whether the file is a group's metadata as `zarr.consolidate_metadata` writes it."""
     with (root / path).open("rb") as file:
         data = file.read(_MAX_METADATA + 1)
@@ -171,13 +200,16 @@ def is_consolidated(root: Path, path: str) -> bool:
         return False
     if not isinstance(document, dict) or "consolidated_metadata" not in document:
         return False
-    return {
-        key: value for key, value in document.items() if key != "consolidated_metadata"
-    } == _GROUP
+    rest = {key: value for key, value in document.items() if key != "consolidated_metadata"}
+    return rest == _GROUP | {"attributes": dict(attributes.get(posixpath.dirname(path), {}))}
 
 
 def shard_problems(
-    root: Path, split: Split, shard: int, offsets: Sequence[int | None]
+    root: Path,
+    split: Split,
+    shard: int,
+    offsets: Sequence[int | None],
+    attributes: Attributes = NO_ATTRIBUTES,  # noqa: ARG001 - zarr.json has them
 ) -> list[Contradiction]:
     """List the files of a shard whose end does not lead zarr to the extent that begins at byte 0.
 
@@ -264,11 +296,13 @@ def read_rows(root: Path, split: Split, column: Column, start: int, stop: int) -
         return np.asarray(array[start:stop])
 
 
-def _documents(split: Split) -> dict[str, dict[str, Any]]:
+def _documents(split: Split, attributes: Attributes = NO_ATTRIBUTES) -> dict[str, dict[str, Any]]:
     """Map the path of each metadata file to its content: the group's and each array's."""
     documents: dict[str, dict[str, Any]] = {f"{split.folder}/zarr.json": _GROUP}
     for column in split.columns:
-        documents[f"{split.folder}/{column.name}/zarr.json"] = _array_metadata(split, column)
+        path = f"{split.folder}/{column.name}"
+        told = {"attributes": dict(attributes.get(path, {}))}
+        documents[f"{path}/zarr.json"] = _array_metadata(split, column) | told
     return documents
 
 
@@ -321,5 +355,6 @@ STORE = Store(
     metadata_problems=metadata_problems,
     shard_problems=shard_problems,
     metadata_paths=metadata_paths,
+    root_metadata=root_metadata,
     is_consolidated=is_consolidated,
 )

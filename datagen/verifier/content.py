@@ -170,7 +170,9 @@ def misleading(dataset: Dataset, shard: Shard) -> list[Problem]:
     offsets = [int(row["offset"]) if mapped else None for row in _rows(dataset, shard)]
     return [
         problem_in(split, "misleading", one.path, one.expected, one.found)
-        for one in dataset.store.shard_problems(dataset.root, split, shard.index, offsets)
+        for one in dataset.store.shard_problems(
+            dataset.root, split, shard.index, offsets, dataset.attributes
+        )
     ]
 
 

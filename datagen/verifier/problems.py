@@ -1,4 +1,4 @@
-"""Findings that checks yield: problems, samples compared, and matters skipped."""
+"""Findings that checks yield, problems, samples compared and matters skipped; and the verdict."""
 
 from __future__ import annotations
 
@@ -117,3 +117,45 @@ def _shortened(text: str) -> str:
     return printable(
         text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
     )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of a verification: the dataset is as its manifest says if `problems` is empty.
+
+    `level` is "full", "quick", or the sample that was checked. `samples` were derived again and
+    compared, `bytes` of samples were read. `checked_against` names the source or the digest that
+    the data agree with, or "the dataset itself"; `skipped` says what was not checked. `near` has
+    the images of two splits that are nearly the same, if they were looked for; they are no problem.
+    """
+
+    digest: str
+    level: str
+    problems: tuple[Problem, ...]
+    samples: int
+    bytes: int
+    seconds: float
+    checked_against: str
+    skipped: tuple[str, ...]
+    near: NearDuplicates | None = None
+
+    @property
+    def wrong_at_most(self) -> float | None:
+        """Bound the share of wrong samples, at 95% confidence, by a sample without any; else None.
+
+        If a share p is wrong, n random samples show none with a probability of (1 - p)^n. That is
+        5% for p = 1 - 0.05^(1/n), about 3/n: the rule of three (Hanley and Lippman-Hand, JAMA 1983)
+        for a dataset of any size.
+        """
+        if not self.level.startswith("sample") or self.problems or not self.samples:
+            return None
+        return float(1 - 0.05 ** (1 / self.samples))
+
+    def __repr__(self) -> str:
+        """Name the level, the number of problems and the first few of them."""
+        count = len(self.problems)
+        found = f"{count:,} problem{'s' * (count != 1)}" if count else "no problems"
+        done = f"{self.level}: {self.samples:,} samples, digest {self.digest[:12]}"
+        first = [f"\n  {str(problem)[:200]}" for problem in self.problems[:5]]
+        more = ["\n  ..."] if count > len(first) else []
+        return f"<Verdict: {found}; {done}{''.join(first + more)}>"

@@ -13,16 +13,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from datagen import planning, recipe
+from datagen import describing, documents, planning, recipe
 from datagen.dataset import Dataset
 from datagen.errors import DatagenError
 from datagen.files import LINK_REMEDY, require_enough
 from datagen.hashing import file_digest, merkle_root
-from datagen.layout import GROUPS, MANIFEST, MAX_SAMPLE_BYTES, MAX_SIDE, RECIPE
+from datagen.layout import (
+    CROISSANT,
+    GROUPS,
+    LICENCE,
+    MANIFEST,
+    MAX_SAMPLE_BYTES,
+    MAX_SIDE,
+    RECIPE,
+)
 from datagen.manifest import Manifest, SourceFacts
 from datagen.sources.base import MAX_CLASSES, name_problems
 from datagen.split import FileFacts, Shard, Split, shard_list
-from datagen.stores import Store, with_paths
+from datagen.stores import NO_ATTRIBUTES, with_paths
 from datagen.tasks import TASKS
 from datagen.verifier.problems import UNREADABLE, Problem, Skipped, problem_in
 
@@ -59,6 +67,7 @@ def check_structure(dataset: Dataset) -> Structure:
     paths.update(*(check.paths for check in checks))
     problems = [
         *_check_listed(dataset, entries),
+        *_check_words(dataset, entries),
         *_check_recipe(dataset, entries),
         *contradictions,
         *(problem for check in checks for problem in check.problems),
@@ -164,39 +173,85 @@ def _check_strays(entries: Entries, paths: set[str]) -> Iterator[Problem]:
 
 
 def _check_listed(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
-    """Check the small files that the manifest lists: recipe, names of groups, stores' metadata.
+    """Check the small files that the manifest lists: recipe, names of groups, metadata, words.
 
-    A listed file that is neither could make zarr or h5py show other data.
+    A listed file of another kind could make zarr or h5py show other data.
     """
-    store = dataset.store
-    metadata = {path for split in dataset.splits.values() for path in _metadata(store, split)}
-    names = [GROUPS] if dataset.manifest.recipe.group_names else []
+    metadata = {path for split in dataset.splits.values() for path in _metadata(dataset, split)}
+    groups = _groups(dataset.manifest)
+    words = documents.paths(dataset.manifest) if describing.is_described(dataset.manifest) else []
+    names = {RECIPE, *([GROUPS] if dataset.manifest.recipe.group_names else []), *words}
     for file in dataset.manifest.files:
-        if file.path not in {RECIPE, *names, *metadata}:
+        if file.path not in names | metadata:
             yield Problem("unexpected", file.path, "nothing", "a file that the manifest lists")
-        elif _is_consolidated(dataset, store, file, entries):
+        elif _is_consolidated(dataset, file, groups.get(file.path), entries):
             yield Problem(
                 "consolidated",
                 file.path,
-                "the metadata without the key consolidated_metadata",
-                "zarr.consolidate_metadata's, which touches no sample: "
-                "the same build command writes it as it was",
+                "the metadata that the build wrote",
+                "zarr.consolidate_metadata rewrote this file alone, as xarray advises, and touches "
+                "no sample: the same build command, or a new pull, writes it as it was",
             )
         else:
             yield from _check_file(dataset, file, entries)
 
 
-def _metadata(store: Store, split: Split) -> list[str]:
+def _check_words(dataset: Dataset, entries: Entries) -> Iterator[Problem]:
+    """Report files that must describe a dataset of this format and do not.
+
+    The metadata of the groups above the splits must say what the manifest says, because zarr goes
+    by them. Croissant and the licence text are compared by digest only, with the listed files.
+    """
+    listed = {file.path: file for file in dataset.manifest.files}
+    if not describing.is_described(dataset.manifest):
+        return
+    groups = _groups(dataset.manifest)
+    for path in (CROISSANT, LICENCE, *groups):
+        if path not in listed:
+            yield Problem("not listed", MANIFEST, path, "no such file")
+        elif path in groups and entries.is_file(path):
+            reported = _is_consolidated(dataset, listed[path], groups[path], entries)
+            if not reported and _starts_otherwise(dataset.root / path, groups[path]):
+                yield Problem("misleading", path, "the metadata of this dataset", "something else")
+
+
+def _groups(manifest: Manifest) -> dict[str, bytes]:
+    """Return the metadata of the groups above the splits; datasets of earlier versions lack it."""
+    return documents.groups(manifest) if describing.is_described(manifest) else {}
+
+
+def _starts_otherwise(path: Path, expected: bytes) -> bool:
+    """Return whether a file has other bytes than these; False where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(expected) + 1) != expected
+    except OSError:
+        return False  # reported where the listed files are read
+
+
+def _metadata(dataset: Dataset, split: Split) -> list[str]:
     """List the metadata files that a split may have, with the view of earlier versions."""
+    store = dataset.store
     return [*store.metadata_paths(split), *([store.views.path(split)] if store.views else [])]
 
 
-def _is_consolidated(dataset: Dataset, store: Store, file: FileFacts, entries: Entries) -> bool:
-    """Return whether zarr added copies of the arrays' metadata to a group's."""
-    if store.is_consolidated is None or not entries.is_file(file.path):
+def _is_consolidated(
+    dataset: Dataset, file: FileFacts, written: bytes | None, entries: Entries
+) -> bool:
+    """Return whether zarr added copies of metadata to a group's.
+
+    If the build has `written` such copies itself, zarr did so only where they are others now than
+    when the manifest was written.
+    """
+    test = dataset.store.is_consolidated
+    if test is None or not entries.is_file(file.path):
+        return False
+    if written is not None and not list(_check_file(dataset, file, entries)):
         return False
     try:
-        return store.is_consolidated(dataset.root, file.path)
+        described = describing.is_described(dataset.manifest)
+        told = describing.finished_attributes(dataset.manifest) if described else NO_ATTRIBUTES
+        return test(dataset.root, file.path, told)
     except OSError:
         return False  # reported when the file is read
 
@@ -380,7 +435,9 @@ def _check_split(dataset: Dataset, split: Split, entries: Entries) -> _SplitChec
         return _SplitCheck([*problems, *table], paths)
     store = dataset.store
     complete = all(entries.is_file(path) for path in store.metadata_paths(split))
-    misleading = store.metadata_problems(dataset.root, split) if complete else []
+    described = describing.is_described(dataset.manifest)
+    attributes = dataset.attributes if described else NO_ATTRIBUTES
+    misleading = store.metadata_problems(dataset.root, split, attributes) if complete else []
     # Compressed samples are decoded as the metadata say.
     decodable = split.compression == "none" or (complete and not misleading)
     view = view_of(dataset, split)
@@ -435,7 +492,7 @@ def _check_metadata(dataset: Dataset, split: Split) -> Iterator[Problem]:
     listed = {path for path in files if path.startswith(f"{split.folder}/")}
     for path in sorted(set(store.metadata_paths(split)) - listed):
         yield problem_in(split, "not listed", MANIFEST, path, "no such file")
-    for path in sorted(listed - set(_metadata(store, split))):
+    for path in sorted(listed - set(_metadata(dataset, split))):
         expected, found = "nothing among the shards", "a file that the manifest lists"
         yield problem_in(split, "unexpected", path, expected, found)
 

@@ -152,8 +152,11 @@ def test_the_folder_holds_the_files_of_the_format_and_nothing_else(
     expected = {
         "manifest.json",
         "recipe.toml",
+        *("croissant.json", "license.txt"),
         *(f"{task}/{split}.shards" for task, split in KEYS),
     }
+    if format_name == "zarr":
+        expected |= {"zarr.json", *(f"{task}/zarr.json" for task in COLUMNS)}
     for task, split in KEYS:
         folder, shards = (
             f"{task}/{split}",

@@ -163,6 +163,27 @@ def test_the_help_of_mosaics_states_their_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected", "found"),
+    [
+        (["build", "--mosaics", "5", "5"], "3 whole numbers, TRAIN VAL TEST", "'5 5'"),
+        (
+            ["plan", "--mosaics", "5", "5", "--seed", "1"],
+            "3 whole numbers, TRAIN VAL TEST",
+            "'5 5'",
+        ),
+        (["shards", "--size=5"], "2 whole numbers, H W", "'5'"),
+        (["sources", "strokes", "--tile", "8", "x"], "2 whole numbers, H W", "'8 x'"),
+        (["build", "--stride"], "2 whole numbers, H W", "nothing"),
+    ],
+)
+def test_an_option_of_several_numbers_says_how_many_it_found(
+    arguments: list[str], expected: str, found: str
+) -> None:
+    told = refused(2, *arguments)
+    assert f": expected {expected}; found {found}; give all {expected[0]}" in told
+
+
+@pytest.mark.parametrize(
     ("arguments", "meant"),
     [
         (["export", "here", "there", "--to", "pgn"], "png"),

@@ -92,7 +92,7 @@ def test_the_command_prints_the_estimate_and_writes_nothing(
     assert printed.exit_code == 0, printed.output
     assert "mosaics/train" in printed.stdout
     assert "on 2 cores" in printed.stdout
-    possible = f"{COUNTS['val'] ** 4:.2g}".replace("e+", "e")
+    possible = f"{COUNTS['val'] ** 4:,}"
     assert f"val: no two of {COUNTS['val']} images are equal, and none of {possible} grids" in (
         printed.stdout
     )
@@ -103,5 +103,8 @@ def test_the_command_prints_the_estimate_and_writes_nothing(
     options[4:7] = [str(1 << 40), "8", "520"]
     printed = CliRunner().invoke(cli, options)
     assert "no shard size keeps them within the limits" in printed.stdout
-    assert "refused" in printed.stdout
+    assert printed.exit_code == 3
+    assert "would be refused:\n  more mosaics than the source has: train can" in printed.stderr
+    facts = json.loads(CliRunner().invoke(cli, [*options, "--grid", "64x64", "--json"]).stdout)
+    assert facts["distinct"]["train"] == {"images": COUNTS["train"], "possible": None}
     assert [*tmp_path.iterdir()] == []

@@ -30,7 +30,7 @@ from PIL import Image
 from tiny_kinds import KINDS, built
 
 import datagen
-from datagen import exports, files
+from datagen import exports, locks
 from datagen.cli import cli
 from datagen.cli.options import EXPORTS
 from datagen.errors import BusyError, DamagedError, FormatError, InputError, RecipeError
@@ -506,7 +506,7 @@ def test_an_export_that_was_begun_with_other_shards_is_not_continued(
 
 def test_one_export_at_a_time_writes_into_a_folder(data: OpenedDataset, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with files.lock(tmp_path / "out", exclusive=True), pytest.raises(BusyError):
+    with locks.lock(tmp_path / "out", exclusive=True), pytest.raises(BusyError):
         datagen.export(data, tmp_path / "out", "npz")
     assert exports.export(data, tmp_path / "out", "npz").written == 9
 

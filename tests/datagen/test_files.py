@@ -22,15 +22,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datagen import files
+from datagen import files, locks
 from datagen.errors import BusyError, StorageError
 
 HOLDER = """
 import sys
 import threading
 from pathlib import Path
-from datagen import files
-with files.lock(Path(sys.argv[1]), exclusive=sys.argv[2] == "exclusive"):
+from datagen import locks
+with locks.lock(Path(sys.argv[1]), exclusive=sys.argv[2] == "exclusive"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -385,25 +385,25 @@ def test_shared_locks_coexist_and_an_exclusive_lock_is_alone(
         if ours or theirs == "exclusive":
             with (
                 pytest.raises(BusyError, match=re.escape(str(tmp_path))) as caught,
-                files.lock(tmp_path, exclusive=ours),
+                locks.lock(tmp_path, exclusive=ours),
             ):
                 pytest.fail("the lock was given twice")
             assert caught.value.exit_code == 6
         else:
-            with files.lock(tmp_path, exclusive=ours):
+            with locks.lock(tmp_path, exclusive=ours):
                 pass
     finally:
         end(other)
-    with files.lock(tmp_path, exclusive=True):
+    with locks.lock(tmp_path, exclusive=True):
         pass
 
 
 def test_a_lock_holds_within_a_process_too_and_leaves_no_file(tmp_path: Path) -> None:
-    with files.lock(tmp_path, exclusive=True):
-        with pytest.raises(BusyError), files.lock(tmp_path, exclusive=False):
+    with locks.lock(tmp_path, exclusive=True):
+        with pytest.raises(BusyError), locks.lock(tmp_path, exclusive=False):
             pytest.fail("the lock was given twice")
         assert not list(tmp_path.iterdir())
-    with files.lock(tmp_path, exclusive=False), files.lock(tmp_path, exclusive=False):
+    with locks.lock(tmp_path, exclusive=False), locks.lock(tmp_path, exclusive=False):
         pass
 
 
@@ -412,22 +412,22 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     owner.send_signal(signal.SIGKILL)
     end(owner)
     assert owner.returncode == -signal.SIGKILL
-    with files.lock(tmp_path, exclusive=True):
+    with locks.lock(tmp_path, exclusive=True):
         pass
 
 
 def test_a_lock_is_released_when_the_body_raises(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), files.lock(tmp_path, exclusive=True):
+    with pytest.raises(ZeroDivisionError), locks.lock(tmp_path, exclusive=True):
         raise ZeroDivisionError
-    with files.lock(tmp_path, exclusive=True):
+    with locks.lock(tmp_path, exclusive=True):
         pass
 
 
 def test_a_failed_lock_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    with files.lock(tmp_path, exclusive=True):
+    with locks.lock(tmp_path, exclusive=True):
         before = len(os.listdir("/dev/fd"))  # noqa: PTH208
         for _ in range(5):
-            with pytest.raises(BusyError), files.lock(tmp_path, exclusive=True):
+            with pytest.raises(BusyError), locks.lock(tmp_path, exclusive=True):
                 pass
         assert len(os.listdir("/dev/fd")) == before  # noqa: PTH208
 
@@ -436,7 +436,7 @@ def test_a_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
-    with pytest.raises(StorageError, match="takes no lock"), files.lock(tmp_path, exclusive=True):
+    with pytest.raises(StorageError, match="takes no lock"), locks.lock(tmp_path, exclusive=True):
         pytest.fail("no lock was taken")
 
 
@@ -470,19 +470,19 @@ def test_locks_of_a_file_are_those_of_the_folder(
     other = hold(tmp_path, theirs, before=like_nfs)
     try:
         if ours or theirs == "exclusive":
-            with pytest.raises(BusyError), files.lock(tmp_path, exclusive=ours):
+            with pytest.raises(BusyError), locks.lock(tmp_path, exclusive=ours):
                 pytest.fail("the lock was given twice")
         else:
-            with files.lock(tmp_path, exclusive=ours):
+            with locks.lock(tmp_path, exclusive=ours):
                 pass
         assert [path.name for path in tmp_path.iterdir()] == [".datagen-lock.tmp"]
         files.remove_temporaries(tmp_path)
-        with pytest.raises(BusyError), files.lock(tmp_path, exclusive=True):
+        with pytest.raises(BusyError), locks.lock(tmp_path, exclusive=True):
             pytest.fail("the lock was given twice")
     finally:
         end(other)
     assert not list(tmp_path.iterdir())
-    with files.lock(tmp_path, exclusive=True):
+    with locks.lock(tmp_path, exclusive=True):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -492,7 +492,7 @@ def test_a_lock_file_of_a_killed_process_is_taken_over(tmp_path: Path, like_nfs:
     owner.send_signal(signal.SIGKILL)
     end(owner)
     assert len(list(tmp_path.iterdir())) == 1
-    with files.lock(tmp_path, exclusive=True):
+    with locks.lock(tmp_path, exclusive=True):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -510,9 +510,9 @@ def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(
         refusing(descriptor, mode)
 
     monkeypatch.setattr(fcntl, "flock", slow)
-    with files.lock(tmp_path, exclusive=True):
+    with locks.lock(tmp_path, exclusive=True):
         assert lock.stat().st_ino != removed[0]
-        with pytest.raises(BusyError), files.lock(tmp_path, exclusive=True):
+        with pytest.raises(BusyError), locks.lock(tmp_path, exclusive=True):
             pytest.fail("the lock was given twice")
     assert not lock.exists()
 
@@ -522,7 +522,7 @@ def test_parts_that_begin_at_once_do_not_keep_each_other_out(tmp_path: Path) -> 
 
     def hold_often(_: int) -> int:
         for _ in range(200):
-            with files.lock(tmp_path, exclusive=False):
+            with locks.lock(tmp_path, exclusive=False):
                 pass
         return 1
 
@@ -533,7 +533,7 @@ def test_parts_that_begin_at_once_do_not_keep_each_other_out(tmp_path: Path) -> 
 def test_a_missing_folder_cannot_be_locked(tmp_path: Path) -> None:
     with (
         pytest.raises(StorageError, match="absent"),
-        files.lock(tmp_path / "absent", exclusive=True),
+        locks.lock(tmp_path / "absent", exclusive=True),
     ):
         pytest.fail("no lock was taken")
 
@@ -611,6 +611,13 @@ def test_a_file_where_a_folder_is_needed_is_refused(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StorageError, match="not a folder"):
             files.require_writable(place)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="the system has no /proc")
+def test_a_place_that_keeps_no_files_is_refused_for_that_reason() -> None:
+    reason = "no files can be kept here" if os.geteuid() == 0 else "cannot be written"
+    with pytest.raises(StorageError, match=f"^/proc: .*{reason}"):
+        files.require_writable(Path("/proc/x/y"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the superuser")

@@ -28,7 +28,7 @@ import pytest
 from helpers import FORMATS, Death, Disk, flip, hidden, save_recipe, tiny_source, tree
 from killing import MIRRORED, TINY, Running, Warm, packed, slow_mirror, start_cold
 
-from datagen import builder, files, jobs, planning, preview, recipe
+from datagen import builder, files, jobs, locks, planning, preview, recipe
 from datagen import manifest as manifests
 from datagen.engines.threads import Slot
 from datagen.errors import DamagedError, FormatError, StorageError
@@ -250,7 +250,7 @@ def require_honest_rest(case: Case, whole: Whole, expected: dict[str, bytes]) ->
         assert found == expected
         assert manifests.load(case.root).digest == manifests.load(whole.plain["zarr"]).digest
     if case.root.exists():
-        with files.lock(case.root, exclusive=True):
+        with locks.lock(case.root, exclusive=True):
             pass
 
 
@@ -382,7 +382,7 @@ def test_a_fetch_keeps_the_temporary_file_of_a_running_one(
     tmp_path: Path, fetch_into: Callable[[], object]
 ) -> None:
     file = files.AtomicFile(tmp_path / "cache" / TINY.name / TINY.files[0].name)
-    with files.lock(file.path.parent, exclusive=False):
+    with locks.lock(file.path.parent, exclusive=False):
         fetch_into()
         assert file.temporary.exists()
     file.discard()
@@ -394,7 +394,7 @@ def test_a_fetch_waits_while_another_one_removes_temporary_files(
     folder = tmp_path / "cache" / TINY.name
     folder.mkdir(parents=True)
     with ThreadPoolExecutor(1) as pool:
-        with files.lock(folder, exclusive=True):
+        with locks.lock(folder, exclusive=True):
             fetched = pool.submit(fetch_into)
             with pytest.raises(TimeoutError):
                 fetched.result(0.2)

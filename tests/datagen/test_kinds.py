@@ -10,15 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pytest
+import zarr
 from click.testing import CliRunner
 from forging import Tiny, seal
 from tiny_kinds import COUNTS, KINDS, TILE, Kind, built, recipe_of, source_of
 
 import datagen
 from datagen import planning, survey
+from datagen.card import card
 from datagen.cli import cli
 from datagen.errors import RecipeError
 from datagen.manifest import load
@@ -92,10 +95,43 @@ def test_every_kind_is_stored_as_defined_and_verified(
             derived = datagen.samples(root, stored.task, split)
             for column, values in derived[:].items():
                 np.testing.assert_array_equal(values, stored[column], strict=True)
+    check_words(root, kind, store)
     verdict = verify(root, workers=2)
     assert not verdict.problems
     assert not [one for one in verdict.skipped if "follow" in one]
     assert load(root).version == 2
+
+
+def check_words(root: Path, kind: Kind, store: str) -> None:
+    """Check what the files and the card say of columns, for other tools."""
+    if store == "zarr":
+        shown: Any = zarr.open_group(root, mode="r")
+        arrays = {name: shown[f"{name}"] for name in ("foreground/train", "mosaics/train")}
+        axes = arrays["mosaics/train"]["image"].metadata.dimension_names
+    else:
+        arrays = {
+            name: h5py.File(root / name / "00000.h5")
+            for name in ("foreground/train", "mosaics/train")
+        }
+        axes = tuple(axis.label for axis in arrays["mosaics/train"]["image"].dims)
+    assert axes == ("sample", "y", "x", *(["band"] if kind.bands else []))
+    assert str(kind.rule) in arrays["foreground/train"]["mask"].attrs["long_name"]
+    mask = dict(arrays["mosaics/train"]["mask"].attrs)
+    values = [int(value) for value in mask["flag_values"]]
+    words = mask["flag_meanings"].split()
+    if kind.rule.masks == "classes":
+        assert (values, words[:2], words[-1]) == (list(range(256)), ["ground", "1"], "ignore")
+        assert "classes" in arrays["foreground/train"]
+        given = dict(arrays["foreground/train"]["classes"].attrs)
+        assert given["flag_meanings"] == mask["flag_meanings"]
+    else:
+        assert (values, words) == ([0, 1, 2, 3, 4], ["background", "a", "b", "c", "d"])
+    assert len(mask["flag_colors"].split()) == len(values)
+    text = card(load(root))
+    assert f"- Foreground: {kind.rule}\n" in text
+    assert f"{kind.bands} bands" in text if kind.bands else "pixels, grey, " in text
+    assert ("16 bits" in text) == (kind.dtype == "<u2")
+    assert ("each in one split" in text) == kind.grouped
 
 
 def test_a_dataset_that_version_1_can_state_is_of_version_1(tmp_path: Path) -> None:
@@ -147,7 +183,10 @@ def test_classes_of_given_masks_without_a_name_are_found(tmp_path: Path) -> None
     assert {one.found for one in found} <= {"7", "254"}
     assert all("/classes/" in one.path and one.index is not None for one in found)
     most = [str(number) for number in range(1, 254)]
-    assert {one.found for one in verify(forged(root, mask_classes=most)).problems} == {"254"}
+    told = verify(forged(root, mask_classes=most)).problems
+    # zarr's metadata name the classes too
+    assert {one.found for one in told if one.kind != "misleading"} == {"254"}
+    assert "zarr.json" in {one.path for one in told if one.kind == "misleading"}
 
 
 @pytest.mark.parametrize(
@@ -269,9 +308,12 @@ def test_a_look_at_a_source_says_what_a_build_would_make_and_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     arguments = ["sources", f"npz:{tmp_path / 'a.npz'}"]
     unsuited = CliRunner().invoke(cli, arguments)
-    assert unsuited.exit_code == 0, unsuited.output
-    assert "60 distinct images of 8x9, 3 bands of 8 bits" in unsuited.output
-    assert "a build is refused: 'grey' of images with 3 bands" in unsuited.output
+    assert unsuited.exit_code == 3, unsuited.output
+    assert "60 distinct images of 8x9, 3 bands of 8 bits" in unsuited.stdout
+    refused = (
+        "would be refused:\n  the rule of the foreground does not suit: 'grey' of images with 3"
+    )
+    assert refused in unsuited.stderr
     told = CliRunner().invoke(cli, [*arguments, "--values", "max", "--split", "50,25,25", "--json"])
     found = json.loads(told.output)
     assert found["images"] == {"train": 30, "val": 15, "test": 15}
@@ -293,8 +335,8 @@ def test_a_look_at_a_source_says_for_what_else_a_build_would_be_refused(
     np.savez(tmp_path / "a.npz", allow_pickle=False, images=images, labels=np.arange(40) % 2)
     spec = f"npz:{tmp_path / 'a.npz'}"
     shown = CliRunner().invoke(cli, ["sources", spec, "--split", "60,20,20"])
-    assert shown.exit_code == 0
-    assert "train can give 331,776 mosaics of 2 x 2, val 4,096, test 4,096" in shown.output
+    assert shown.exit_code == 3
+    assert "train can give 331,776 mosaics of 2 x 2, val 4,096, test 4,096: " in shown.stderr
     monkeypatch.setattr("datagen.planning.MAX_SAMPLE_BYTES", 100_000)
     monkeypatch.setattr("datagen.planning.MAX_SHARDS", 12)
     recipe = Recipe(
@@ -331,10 +373,10 @@ def test_a_look_counts_the_mosaics_of_the_grid_and_the_number_asked_for(tmp_path
     for asked, fits in ((["400", "100", "100"], True), (["400", "101", "100"], False)):
         options = [*look, "--mosaics", *asked]
         shown = CliRunner().invoke(cli, options)
-        assert shown.exit_code == 0, shown.output
-        told = "train can give 400 mosaics of 1 x 2, val 100, test 100" in shown.output
+        assert shown.exit_code == (0 if fits else 3), shown.output
+        told = "train can give 400 mosaics of 1 x 2, val 100, test 100" in shown.stderr
         assert told != fits
-        found = json.loads(CliRunner().invoke(cli, [*options, "--json"]).output)
+        found = json.loads(CliRunner().invoke(cli, [*options, "--json"]).stdout)
         assert (found["grid"], found["wanted"]["val"]) == ([1, 2], int(asked[1]))
         build = ["build", "--source", *options[1:], "--out", str(tmp_path / f"data{fits}")]
         assert CliRunner().invoke(cli, build).exit_code == (0 if fits else 3)

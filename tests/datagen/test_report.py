@@ -18,7 +18,7 @@ from datagen.drawing import UInt8
 from datagen.errors import DamagedError
 from datagen.layout import SPLITS
 from datagen.lookup import choose
-from datagen.preview import sample_picture, write_preview
+from datagen.preview import _circle_tiles, _look, _strips, sample_picture, write_preview
 from datagen.recipe import Mosaics, Recipe, Storage
 
 NAMES = ["overview.png", "foreground.png", "circles.png", "mosaics.png"]
@@ -212,13 +212,39 @@ def test_colours_of_16_bits_stay_and_bands_taken_from_more_are_stretched_each() 
     level = np.linspace(0, 1, 10_000).reshape(100, 100, 1)
     colours = (level * np.array([60_000, 30_000, 6_000])).astype(np.uint16)
     shown = drawing.visible(colours).astype(np.float64)
-    share = colours / np.percentile(colours, 99)
-    assert np.abs(shown - 255 * np.clip(share, 0, 1)).max() < 2
+    assert np.abs(shown - 255 * (colours / 60_000)).max() < 2
     more = np.concatenate([colours, colours[..., :1]], axis=2)
     each = drawing.visible(more)
     assert np.ptp(each, axis=2).max() <= 1  # grey: each band from black to white
     grey = drawing.visible(colours[..., 0])
     assert np.array_equal(grey[..., 0], each[..., 0])
+
+
+def test_a_small_bright_object_of_16_bits_is_seen_beside_a_large_one() -> None:
+    """It takes up 0.1% of the picture; an organ, half as bright, takes up a quarter."""
+    scan = np.full((128, 128), 1000, np.uint16)
+    scan[:64, :64] = 2000
+    scan[100:104, 100:104] = 4000
+    shown = drawing.visible(scan)
+    assert shown[102, 102].tolist() == [255] * 3
+    assert shown[32, 32].tolist() == [85] * 3
+    assert shown[0, 127].tolist() == [0] * 3
+
+
+def test_the_heading_of_circles_begins_where_the_pictures_do() -> None:
+    """Circles that go beyond the frame have a margin, and the other pictures have none."""
+    values = np.zeros((9, 9), np.uint8)
+    values[0, [0, 8]] = values[8, 0] = 200
+    number = np.array([4, 4, 1, 32])  # beyond the frame by two pixels on each side
+    sample = {"image": values, "mask": values, "circle": number, "label": np.array(0)}
+    look = _look("circles", (("a",), ()), 108, 11, [sample])
+    assert look.margin == (2, 2)
+    heading, strip = _strips("circles", [sample], look)
+    tiles = _circle_tiles(sample, look)
+    begin = sum(tiles[name].shape[1] + 6 for name in ("image", "mask"))
+    bright = np.flatnonzero((heading[:, begin:] != drawing.PAGE).any(axis=(0, 2)))
+    assert 0 <= bright[0] - 2 * 12 <= 2  # the margin at twelve times the size
+    assert strip.shape[1] == heading.shape[1]
 
 
 @pytest.mark.parametrize("classes", [1, 10, 17, 254])

@@ -34,7 +34,7 @@ from helpers import (
 )
 from killing import Warm
 
-from datagen import builder, dataset, files, planning, writer
+from datagen import builder, dataset, files, locks, planning, writer
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.dataset import read_table
@@ -631,17 +631,17 @@ def test_a_whole_build_locks_its_folder_exclusively(
     for exclusive, part in [(True, None), (True, (0, 2)), (False, None)]:
         root.mkdir()
         with (
-            files.lock(root, exclusive=exclusive),
+            locks.lock(root, exclusive=exclusive),
             pytest.raises(BusyError, match="another process") as caught,
         ):
             builder.build(recipe, root, part=part)
         assert caught.value.exit_code == 6
-        with files.lock(root, exclusive=exclusive), pytest.raises(BusyError):
+        with locks.lock(root, exclusive=exclusive), pytest.raises(BusyError):
             builder.finish(root)
         assert tree(tmp_path) == {"data": b""}
         root.rmdir()
     root.mkdir()
-    with files.lock(root, exclusive=False):
+    with locks.lock(root, exclusive=False):
         assert builder.build(recipe, root, part=(0, 2)).written == 2
 
 
@@ -779,7 +779,7 @@ def test_a_killed_build_leaves_no_process_lock_or_manifest_and_can_be_resumed(
         os.killpg(process.pid, 0)
     with pytest.raises(FormatError, match="not a finished dataset"):
         manifests.load(root)
-    with files.lock(root, exclusive=True):
+    with locks.lock(root, exclusive=True):
         pass
     built = builder.build(recipes.load(str(long_recipe)), root, workers=2)
     assert built.kept >= records

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import columns, flip, tiny_recipe, tiny_source, tree
 
-from datagen import builder, lookup, sources, tasks
+from datagen import builder, lookup, rederive, sources, tasks
 from datagen.builder import convert
 from datagen.cli import cli
 from datagen.dataset import Dataset
@@ -127,7 +127,7 @@ def test_the_stored_row_is_shown_and_the_derived_one_is_the_same(
     for (task, split), of in dataset.splits.items():
         for index in {0, 1, 255 % of.count, 256 % of.count, of.count - 1}:
             shown, derived = (
-                get(dataset, task, split, index) for get in (lookup.stored, lookup.derived)
+                get(dataset, task, split, index) for get in (lookup.stored, rederive.derived)
             )
             assert list(shown) == list(derived) == [column.name for column in of.columns]
             for name, value in shown.items():
@@ -369,14 +369,14 @@ def test_the_library_raises_what_the_commands_print(
     built: dict[tuple[str, str], Path], copy: Path
 ) -> None:
     dataset = Dataset(built["zarr", "none"])
-    for get in (lookup.stored, lookup.derived):
+    for get in (lookup.stored, rederive.derived):
         with pytest.raises(RecipeError, match="no such split: 'all'"):
             get(dataset, "mosaics", "all", 0)
         with pytest.raises(RecipeError, match="no such sample"):
             get(dataset, "mosaics", "val", -1)
     assert all(
-        lookup.damage(Dataset(copy), task, split, 0) is None for task in TASKS for split in SPLITS
+        rederive.damage(Dataset(copy), task, split, 0) is None for task in TASKS for split in SPLITS
     )
     flip(copy / "mosaics/train/digest/c/1/0", 0)
-    assert lookup.damage(Dataset(copy), "mosaics", "train", 255) is None
-    assert isinstance(lookup.damage(Dataset(copy), "mosaics", "train", 256), DamagedError)
+    assert rederive.damage(Dataset(copy), "mosaics", "train", 255) is None
+    assert isinstance(rederive.damage(Dataset(copy), "mosaics", "train", 256), DamagedError)

@@ -95,7 +95,7 @@ def write_shard(
     root: Path, name: str, of: Split, shard: int, data: Mapping[str, Array], step: int
 ) -> dict[str, Extent]:
     """One shard, its samples given `step` at a time."""
-    writer, extent = open_store(name).open_shard(root, of, shard), of.samples(shard)
+    writer, extent = open_store(name).open_shard(root, of, shard, {}), of.samples(shard)
     try:
         for start in range(extent.start, extent.stop, step):
             for column, whole in data.items():
@@ -110,7 +110,7 @@ def write(
 ) -> list[dict[str, Extent]]:
     """All shards of a split, and its metadata."""
     extents = [write_shard(root, name, of, shard, data, step) for shard in range(of.shards)]
-    open_store(name).write_metadata(root, of)
+    open_store(name).write_metadata(root, of, {})
     return extents
 
 
@@ -192,7 +192,7 @@ def test_bytes_on_disk_do_not_depend_on_blocks_or_the_order_of_shards(
     of = make_split(1300, compression=compression)
     data = samples(of)
     write(tmp_path / "a", name, of, data, 256)
-    open_store(name).write_metadata(tmp_path / "b", of)
+    open_store(name).write_metadata(tmp_path / "b", of, {})
     for shard in reversed(range(of.shards)):
         write_shard(tmp_path / "b", name, of, shard, data, 7)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -223,7 +223,7 @@ def test_another_process_at_another_time_writes_the_same_bytes(tmp_path: Path) -
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_discarded_shard_leaves_nothing(tmp_path: Path, name: str, compression: str) -> None:
     of = make_split(compression=compression)
-    writer = open_store(name).open_shard(tmp_path, of, 0)
+    writer = open_store(name).open_shard(tmp_path, of, 0, {})
     writer.append("image", samples(of)["image"][:300])
     assert all(is_temporary(Path(path).name) for path in contents(tmp_path))
     writer.discard()
@@ -253,7 +253,7 @@ def test_a_shard_that_cannot_be_created_leaves_nothing(
         hdf5_store, "_ChunkWriter" if compression == "zstd" else "_create_dataset", failing_chunks
     )
     with pytest.raises(StorageError, match="full"):
-        open_store(name).open_shard(tmp_path, make_split(compression=compression), 0)
+        open_store(name).open_shard(tmp_path, make_split(compression=compression), 0, {})
     assert not contents(tmp_path)
 
 
@@ -598,7 +598,7 @@ def test_hdf5_with_zstd_names_the_package_that_is_missing(
     ):
         open_store("hdf5").read_rows(tmp_path, of, of.columns[0], 0, 1)
     with pytest.raises(StorageError, match="needs the package hdf5plugin"):
-        open_store("hdf5").open_shard(tmp_path / "new", of, 0)
+        open_store("hdf5").open_shard(tmp_path / "new", of, 0, {})
     assert not contents(tmp_path / "new")
     plain = make_split()
     write(tmp_path / "plain", "hdf5", plain, samples(plain))

@@ -31,6 +31,7 @@ from object_server import BUCKET, SECRET, Proxy, Request, ask, at, objects
 import datagen
 from datagen import builder, download, files, transfer, upload
 from datagen import manifest as manifests
+from datagen.dataset import Dataset
 from datagen.errors import (
     BusyError,
     DamagedError,
@@ -39,8 +40,9 @@ from datagen.errors import (
     InputError,
     StorageError,
 )
-from datagen.files import AtomicFile, lock
+from datagen.files import AtomicFile
 from datagen.hashing import bytes_digest
+from datagen.locks import lock
 from datagen.objects import SCHEMES, Remote
 from datagen.split import FileFacts
 
@@ -350,7 +352,7 @@ def test_a_folder_that_cannot_be_locked_is_pulled_to(
     built: dict[str, Path], url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload.push(built["small"], url)
-    monkeypatch.setattr("datagen.files._locks_folders", lambda _: False)  # as NFS does
+    monkeypatch.setattr("datagen.locks._locks_folders", lambda _: False)  # as NFS does
     Path("back").mkdir()
     Path("back/.datagen-0123456789abcdef.tmp").write_bytes(b"of a command that was killed")
     download.pull(url, "back")
@@ -513,7 +515,7 @@ def test_lists_in_pages_are_read_to_the_end(built: dict[str, Path], url: str, pr
     proxy.fault = lambda _: "page"
     upload.push(built["small"], url)
     download.pull(url, "back")
-    assert proxy.count("GET", "continuation-token") == 4
+    assert proxy.count("GET", "continuation-token") == 6
     assert tree(Path("back")) == tree(built["small"])
 
 
@@ -767,13 +769,14 @@ def test_objects_that_were_changed_do_not_become_files(
 def test_samples_with_forged_digests_do_not_become_files(built: dict[str, Path], url: str) -> None:
     upload.push(built["hdf5"], url)
     remote, path = Remote(url), "mosaics/train/00001.h5"
-    data = flipped((built["hdf5"] / path).read_bytes())
+    data = bytearray((built["hdf5"] / path).read_bytes())
+    data[int(Dataset(built["hdf5"]).table("mosaics", "train")[0, 1]["offset"])] ^= 1
     manifest = manifests.load(built["hdf5"])
     split = manifest.splits["mosaics", "train"]
     table = bytearray((built["hdf5"] / split.table_path).read_bytes())
     before = bytes.fromhex(bytes_digest((built["hdf5"] / path).read_bytes()))
-    table = table.replace(before, bytes.fromhex(bytes_digest(data)))
-    remote.put(path, data, create=False)
+    table = table.replace(before, bytes.fromhex(bytes_digest(bytes(data))))
+    remote.put(path, bytes(data), create=False)
     remote.put(split.table_path, bytes(table), create=False)
     text = manifests.to_bytes(manifest).decode()
     assert split.table is not None
@@ -819,6 +822,19 @@ def test_metadata_that_are_expected_are_those_that_would_be_written(
         download.pull(url, "back", expect=digest(built["zarr"]))
     download.pull(url, "back")
     assert datagen.verify("back", quick=True).problems
+
+
+def test_what_earlier_versions_pushed_comes_as_it_was_expected(url: str) -> None:
+    for name, expected in (("plain/zarr", True), ("plain/hdf5", True), ("older/zarr", False)):
+        root = ROOT / "tests/golden" / name
+        place, back = f"{url}/{name}", Path(name)
+        upload.push(root, place)
+        if expected:
+            download.pull(place, back, expect=digest(root))
+            assert tree(back) == tree(root)
+        else:
+            with pytest.raises(DamagedError, match="if an earlier version wrote them"):
+                download.pull(place, back, expect=digest(root))
 
 
 # Verified where it is

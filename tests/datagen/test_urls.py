@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from killing import Warm
 from object_server import BUCKET, KEY, SECRET, Proxy, Request, ask, at, objects
 
 import datagen
-from datagen import builder, download, planning, sending, sources, upload
+from datagen import builder, describing, download, planning, sending, sources, upload
 from datagen import manifest as manifests
 from datagen import recipe as recipes
 from datagen.cli import cli
@@ -707,10 +708,17 @@ def test_a_recorded_shard_is_not_made_again_for_an_engine(
 ) -> None:
     resolved = planning.resolve(made["small"])
     builder.build(made["small"], url, part=(0, 1))
+    listed = planning.splits(resolved.plan)
+    planned = replace(resolved.plan, splits={(one.task, one.name): one for one in listed})
     work = sending.SendShards(
-        Remote(url), manifests.to_bytes(resolved.plan), "hdf5", resolved.deriver, is_remote=True
+        Remote(url),
+        manifests.to_bytes(resolved.plan),
+        "hdf5",
+        resolved.deriver,
+        is_remote=True,
+        attributes=describing.attributes(planned),
     )
-    job = shard_list(planning.splits(resolved.plan))[0]
+    job = shard_list(listed)[0]
     proxy.clear()
     rows = work(job, Slot(1))
     assert proxy.count("PUT") == 0
@@ -883,6 +891,13 @@ def test_functions_that_open_what_they_build_refuse_a_url(url: str) -> None:
         datagen.build("strokes", url)
     with pytest.raises(InputError, match=r"datagen\.builder\.build"):
         datagen.convert("strokes", url)
+
+
+def test_workers_that_see_folders_verify_no_url(url: str, proxy: Proxy) -> None:
+    proxy.clear()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match="leave out the engine"):
+        datagen.verify(url, engine=pool)
+    assert proxy.requests == []
 
 
 def test_the_secret_is_nowhere(

@@ -885,8 +885,9 @@ def test_a_chunk_that_decodes_to_too_much_takes_no_memory(
         )
 
 
-@pytest.mark.parametrize("path", ["payload.bin", "mosaics/zarr.json", "zarr.json"])
+@pytest.mark.parametrize("path", ["payload.bin", "c/zarr.json", "mosaics/zarr.jsn"])
 def test_an_unneeded_file_is_reported_even_if_the_manifest_lists_it(tiny: Tiny, path: str) -> None:
+    (tiny.root / path).parent.mkdir(exist_ok=True)
     (tiny.root / path).write_bytes(b"{}")
     listed = {"path": path, "bytes": 2, "digest": ""}
     tiny.edit(
@@ -1058,8 +1059,36 @@ def test_consolidated_metadata_are_recognised_and_a_build_restores_the_originals
     for level in ({"quick": True}, {"sample": 100}, {}):
         (problem,) = verify(copy.root, **level).problems
         assert (problem.kind, problem.path) == ("consolidated", "mosaics/train/zarr.json")
-        assert "consolidated_metadata" in problem.expected
+        assert problem.expected == "the metadata that the build wrote"
         assert "touches no sample" in problem.found
     recorded = recipes.from_table(copy.manifest["recipe"], origin="test")
     assert builder.build(recorded, copy.root, directory=copy.source).written == 0
     assert tree(copy.root) == before
+
+
+@pytest.mark.filterwarnings("ignore:Object at .* is not recognized")
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:UserWarning")
+def test_the_root_tells_zarr_of_all_columns_and_is_checked(
+    built: Callable[[str, str], Tiny], tmp_path: Path
+) -> None:
+    copy = copy_of(built("zarr", "none"), tmp_path)
+    root = zarr.open_group(copy.root, mode="r", use_consolidated=True)
+    assert root.attrs["dataset_digest"] == copy.manifest["digest"]
+    label = root["mosaics/train/label"]
+    assert label.attrs["flag_values"] == list(range(10))
+    assert len(str(label.attrs["flag_meanings"]).split()) == 10
+    path = copy.root / "zarr.json"
+    before = path.read_bytes()
+    zarr.consolidate_metadata(str(copy.root))
+    assert [(one.kind, one.path) for one in verify(copy.root, quick=True).problems] == [
+        ("consolidated", "zarr.json")
+    ]
+    for forged in (
+        before.replace(b'"fill_value": 255', b'"fill_value": 0'),
+        before.replace(b'"license": "', b'"license": "not '),
+    ):
+        assert forged != before
+        path.write_bytes(forged)
+        seal(copy)
+        found = verify(copy.root, quick=True).problems
+        assert [(one.kind, one.path) for one in found] == [("misleading", "zarr.json")]

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from helpers import save_source, split_digits, tiny_recipe
 
-from datagen import builder, otsu
+from datagen import builder, describing, documents, otsu
+from datagen import manifest as manifests
 from datagen.hashing import (
     ColumnHasher,
     bytes_digest,
@@ -22,10 +24,10 @@ from datagen.hashing import (
     file_digest,
     merkle_root,
 )
-from datagen.layout import MANIFEST
+from datagen.layout import MANIFEST, RECIPE
 from datagen.recipe import from_table
 from datagen.split import SHARD_FACTS, Table
-from datagen.stores import Array
+from datagen.stores import Array, open_store
 from datagen.tasks import TASKS, Inputs
 
 SHARD = 512  # samples: two chunks
@@ -125,10 +127,7 @@ def seal(tiny: Tiny) -> None:
     for splits in plain["tasks"].values():
         for facts in splits.values():
             _refresh(tiny, facts["table"])
-    plain["files"] = [file for file in plain["files"] if _is_plain(tiny.root / file["path"])]
-    for file in plain["files"]:
-        _refresh(tiny, file)
-    columns = (
+    columns = [
         (
             task,
             split,
@@ -140,11 +139,21 @@ def seal(tiny: Tiny) -> None:
         for task, splits in plain["tasks"].items()
         for split, facts in splits.items()
         for column in facts["columns"]
-    )
+    ]
+    _restate(tiny.root / "zarr.json", plain["digest"], dataset_digest(columns))
     plain["digest"] = dataset_digest(columns)
+    plain["files"] = [file for file in plain["files"] if _is_plain(tiny.root / file["path"])]
+    for file in plain["files"]:
+        _refresh(tiny, file)
     plain.pop("sha256", None)
     plain["sha256"] = hashlib.sha256(canonical_json(plain)).hexdigest()
     (tiny.root / MANIFEST).write_bytes(canonical_json(plain))
+
+
+def _restate(path: Path, before: str, after: str) -> None:
+    """Put the new dataset digest into the metadata of the root, if it has some."""
+    if _is_plain(path):
+        path.write_bytes(path.read_bytes().replace(before.encode(), after.encode()))
 
 
 def reseal(tiny: Tiny) -> None:
@@ -160,6 +169,27 @@ def reseal(tiny: Tiny) -> None:
             (tiny.root / f"{task}/{split}.shards").write_bytes(table.tobytes())
     (tiny.root / MANIFEST).write_bytes(canonical_json(plain))
     seal(tiny)
+
+
+def reword(tiny: Tiny) -> None:
+    """Say in every file what the manifest says now of its source, and seal it again."""
+    plain = {key: one for key, one in tiny.manifest.items() if key not in ("sha256", "format")}
+    manifest = manifests._from_plain(plain)
+    told, store = describing.attributes(manifest), open_store(manifest.recipe.storage.format)
+    for split in manifest.splits.values():
+        store.write_metadata(tiny.root, split, told)
+        for shard in sorted((tiny.root / split.folder).glob("0*.h5")):
+            with h5py.File(shard, "r+") as file:
+                file.attrs["attribution"] = told[""]["attribution"]
+    reseal(tiny)
+    read = {path: (tiny.root / path).read_bytes() for path in _small(manifest)}
+    for path, data in documents.documents(manifest, read.__getitem__).items():
+        (tiny.root / path).write_bytes(data)
+    seal(tiny)
+
+
+def _small(manifest: manifests.Manifest) -> list[str]:
+    return [RECIPE, *(split.table_path for split in manifest.splits.values())]
 
 
 def _measure(path: Path, column: dict[str, Any], row: Any) -> None:
