@@ -89,6 +89,7 @@ def _damage(verdict: str) -> str:
     'an error (`ValueError`)'
     """
     kind, _, rest = verdict.partition(": ")
+    rest = rest.replace("1 samples", "1 sample") if rest == "1 samples" else rest
     shown = _DAMAGE.get(kind, f"**{kind}**: {rest}")
     return f"{shown} (`{rest.partition(':')[0]}`)" if kind == "error" else shown
 
