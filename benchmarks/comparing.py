@@ -28,8 +28,9 @@ def peers(facts: Facts) -> str:
                 *(f"{rates[kind]['cpu']:,}" for kind in ("sequential", "shuffled")),
             )
         )
-    lines = [f"- {name}: {why}" for name, why in facts["not_measured"].items()]
-    return "\n".join([_head(facts), *_table(columns, rows), "", *_missing(lines)]) + "\n"
+    lines = _table(("not measured", "why"), facts["not_measured"].items())
+    missing = ["", *lines] if facts["not_measured"] else []
+    return "\n".join([_head(facts), *_table(columns, rows), *missing]) + "\n"
 
 
 def damage(facts: Facts) -> str:
@@ -76,10 +77,6 @@ def _head(facts: Facts) -> str:
         f"{machine['cores']} cores of a shared {machine['model']} ({system}),\n"
         f"where other work ran, too: {before} to {after} processes wanted a core.\n"
     )
-
-
-def _missing(lines: Sequence[str]) -> list[str]:
-    return ["Not measured:", "", *lines] if lines else ["All were measured."]
 
 
 def _damage(verdict: str) -> str:
