@@ -307,7 +307,10 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "peers": _from("loader", comparing.peers),
         "damage": _from("loader", comparing.damage),
     },
-    "docs/reading.md": {"states": _from("loader-states", comparing.gathering)},
+    "docs/reading.md": {
+        "states": _from("loader-states", comparing.gathering),
+        "states-quarter": _from("loader-states-quarter", comparing.gathering),
+    },
     "docs/scale.md": {"engines": _from("engines", engines)},
 }
 
