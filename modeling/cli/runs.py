@@ -183,8 +183,14 @@ def report(
     device = modeling.api.find_device(device_name, threads).type
     dataset = modeling.open_dataset(directory)
     if not quiet:
-        print_begun(f"predicting test of {directory} for the report of {folder}")
+        print_begun(f"writing the report of {folder} on test of {directory}")
     with progress_line(quiet) as progress:
+
+        def note(text: str) -> None:
+            if progress is not None:
+                progress("")  # erases the line
+            print_note(text)
+
         page, *pictures = modeling.write_report(
             folder,
             dataset,
@@ -192,6 +198,7 @@ def report(
             device=device,
             dataset_path=directory,
             progress=progress,
+            note=None if quiet else note,
         )
     if not quiet:
         print_line(f"{page}: written, and {len(pictures)} pictures beside it")

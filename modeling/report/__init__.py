@@ -42,11 +42,13 @@ def write_report(
     device: str = "cpu",
     dataset_path: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write the page about the runs in `folder`, or about the run that it is, and its pictures.
 
     Returns the paths, the page first. Pictures of an earlier report in `out` are removed. They show
-    the test split, predicted by the best weights of each run. `dataset_path` is how the page names
+    the test split, predicted by the best weights of each run: as `score_run` kept it, or else
+    predicted again, of which `note` is told. `dataset_path` is how the page names
     the dataset where it gives a command, by default as it is given, or the absolute path of an
     opened one. `progress` is called with lines about what is being done. Raises InputError for a
     run that does not fit the dataset, FormatError where there is no run, DamagedError for a record
@@ -63,7 +65,7 @@ def write_report(
     for run in records:  # each by itself and before it predicts, so that an error names its folder
         with damage_of(run.folder):
             page_facts([View(run)], dataset)
-    views = [view_run(run, dataset, device, progress) for run in records]
+    views = [view_run(run, dataset, device, progress, note) for run in records]
     pictures = {each.name: each.png for view in views for each in view.pictures}
     is_one = records[0].folder == folder
     command = _score_command(folder, dataset_path, is_one=is_one)

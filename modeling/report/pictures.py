@@ -24,15 +24,16 @@ from modeling.drawing import (
 )
 from modeling.kinds import IGNORE, as_rgb, shown_as
 from modeling.metrics import Integers, count_pixels, scores_per_image
-from modeling.runs import load_run
+from modeling.runs import load_run, require_fit
 from modeling.runs.info import RunInfo
-from modeling.scoring.score import predict_split
+from modeling.scoring.predictions import kept_predictions
+from modeling.scoring.score import SHOWN, predict_split
 from modeling.scoring.tables import percent
 
 if TYPE_CHECKING:
     from modeling.report.records import RunRecords
 
-SPLIT = "test"
+SPLIT = SHOWN
 PANELS = ("image", "truth", "prediction", "difference")
 TRUTH, PREDICTION = AMBER, CYAN
 WRONG_CLASS: Colour = (255, 70, 130)
@@ -99,14 +100,29 @@ class View:
 
 
 def view_run(
-    run: RunRecords, dataset: Dataset, device: str, progress: Callable[[str], None] | None = None
+    run: RunRecords,
+    dataset: Dataset,
+    device: str,
+    progress: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> View:
-    """Predict the test split with the best weights of a run, and choose samples to show."""
+    """Choose samples of test to show, from what the best weights of a run predict for it.
+
+    Predictions that scoring kept are taken; where there are none of these weights, they are made,
+    and `note` is told so.
+    """
     if not run.has_weights:
         return View(run)
     trained = load_run(run.folder, device)
+    require_fit(trained, dataset)
     split = dataset.split(run.task, SPLIT)
-    predictions = predict_split(trained, dataset, SPLIT, progress=progress)
+    predictions = kept_predictions(run.folder, dataset, run.task, SPLIT, trained.info.weights)
+    if predictions is None:
+        if note is not None:
+            note(f"{run.task}: predicting {SPLIT}, as modeling score kept no predictions of it")
+        predictions = predict_split(trained, dataset, SPLIT, progress=progress)
+    elif progress is not None:
+        progress(f"{run.task}: drawing what scoring predicted")
     mask = predictions["mask"]
     ious = image_ious(mask, split)
     how, labels = shown_as(dataset.kind), len(dataset.labels(run.task))

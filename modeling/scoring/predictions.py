@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from modeling.errors import InputError, storage_errors
+from modeling.errors import InputError, StorageError, storage_errors
 from modeling.files import write_atomic
 from modeling.metrics import UInt8
 
@@ -34,6 +34,7 @@ NAMES = {"foreground": ("mask",), "circles": ("label", "mask"), "mosaics": ("mas
 
 _FACTS = ("task", "split", "dataset")
 _FACT_BYTES = 1024
+_KEPT_BYTES = 1 << 28  # of values, before they are compressed, that a run keeps at most
 _REMEDY = "docs/metrics.md says what a file of predictions holds"
 _MAGIC = b"\x93NUMPY"
 _READERS = {  # by version; 3.0 differs from 2.0 in names of fields, which no array here has
@@ -209,6 +210,63 @@ def read_predictions(path: Path | str, dataset: Dataset, task: str, split: str) 
             # The archive names a position before the beginning of the file.
             raise InputError("not a file of predictions", path=path, remedy=_REMEDY) from error
     return check_predictions(arrays, dataset, task, split, path=path)
+
+
+# Predictions that a run keeps
+
+
+def kept_file(run: Path | str, digest: str, split: str) -> Path:
+    """Name the file in the folder of a run that keeps its predictions of a split of a dataset.
+
+    >>> kept_file("runs/circles", "0123456789abcdef", "test").name
+    'predictions-test-0123456789ab.npz'
+    """
+    return Path(run) / f"predictions-{split}-{digest[:12]}.npz"
+
+
+def keep_predictions(
+    run: Path | str,
+    arrays: Mapping[str, Array],
+    dataset: Dataset,
+    task: str,
+    split: str,
+    weights: str,
+) -> bool:
+    """Keep all arrays that a run predicted for a split, with the digest of its weights.
+
+    They replace those kept before of the same split and dataset. Returns False, and keeps none,
+    where the values have more than 256 MiB. Raises StorageError.
+    """
+    path = kept_file(run, dataset.digest, split)
+    if sum(array.nbytes for array in arrays.values()) > _KEPT_BYTES:
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
+        return False
+    write_predictions(path, {**arrays, "weights": np.array(weights)}, dataset, task, split)
+    return True
+
+
+def kept_predictions(
+    run: Path | str, dataset: Dataset, task: str, split: str, weights: str
+) -> dict[str, Array] | None:
+    """Read the arrays that `keep_predictions` kept; None unless they are whole and of `weights`.
+
+    Of circles this includes `circle`: x, y and radius of each, (N, 3).
+    """
+    path = kept_file(run, dataset.digest, split)
+    try:
+        fitting: dict[str, Array] = dict(read_predictions(path, dataset, task, split))
+        with np.load(path, allow_pickle=False) as archive:
+            if archive["weights"].shape or str(archive["weights"]) != weights:
+                return None
+            if task == "circles":
+                circle = archive["circle"]
+                if circle.dtype.kind != "f" or circle.shape != (len(fitting["mask"]), 3):
+                    return None
+                fitting["circle"] = circle
+    except (InputError, StorageError, OSError, *_BAD_ARCHIVE):
+        return None  # none, or of a damaged file: they can be predicted again
+    return fitting
 
 
 def _require_facts(

@@ -33,7 +33,12 @@ from modeling.metrics import (
     overall_values,
 )
 from modeling.scoring.comparisons import fit_baseline, shifted_mosaics
-from modeling.scoring.predictions import check_predictions, expected_arrays, read_predictions
+from modeling.scoring.predictions import (
+    check_predictions,
+    expected_arrays,
+    keep_predictions,
+    read_predictions,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
     from modeling.tasks import Observer
 
 SPLITS = ("val", "test")
+SHOWN = "test"  # the split that the report shows: a run keeps its predictions
 FILE = "scores.json"
 
 # Labels of the MNIST test set that most reviewers reject: Northcutt, Athalye and Mueller,
@@ -194,7 +200,8 @@ def score_run(
     """Score the best weights of a run, return the record and write it to `scores.json` in the run.
 
     Splits that the file already has for the same weights and dataset stay in it. Scores on another
-    dataset than that of training go to `scores-DIGEST.json`, with 12 digits of its digest.
+    dataset than that of training go to `scores-DIGEST.json`, with 12 digits of its digest. The run
+    keeps its predictions of test, if that is among the splits, for the report (`keep_predictions`).
     `progress` is called with lines about what is done, such as "circles: predicting val 50%".
     Raises InputError where the dataset has other classes (foreground runs accept any) or, for
     circles, images of another size; FormatError where the folder holds no run with weights.
@@ -207,7 +214,7 @@ def score_run(
     options = {"replicates": replicates, "seed": seed}
     tell: Progress = (lambda _line: None) if progress is None else progress
     require_fit(trained, dataset)
-    scores, calibration = {}, {}
+    scores, calibration, kept = {}, {}, dict[str, Array]()
     for split in splits:
         truth, columns = _read_truth(dataset, task, split), dataset.split(task, split)
         counted = _Counted(trained, truth)
@@ -217,6 +224,7 @@ def score_run(
             check_predictions(arrays, dataset, task, split), truth, dataset, task, split, **options
         )
         calibration[split] = counted.record()
+        kept = arrays if split == SHOWN else kept
     origin = {name: value for name, value in trained.describe().items() if name != "task"}
     tell(f"{task}: scoring the baseline")
     record = _record(dataset, task, scores, origin, **options)
@@ -228,6 +236,9 @@ def score_run(
             record["splits"][split]["arrangements"] = shifted
     path = run / file_name(record)
     write_json(path, {**record, "splits": {**_scored_before(path, record), **record["splits"]}})
+    if kept:
+        tell(f"{task}: keeping the predictions of {SHOWN}")
+        keep_predictions(run, kept, dataset, task, SHOWN, trained.info.weights)
     return record
 
 

@@ -29,6 +29,7 @@ from modeling.errors import DamagedError, FormatError
 from modeling.report import PAGE, charts, facts, pictures, write_report
 from modeling.report.records import read_run
 from modeling.runs import load_run
+from modeling.scoring import predictions
 from modeling.scoring.score import predict_split
 from modeling.scoring.tables import meaning, percent
 from modeling.tasks import TASKS
@@ -220,6 +221,49 @@ def test_the_same_runs_give_the_same_page(
     assert {path.name: path.read_bytes() for path in again} == {
         path.name: path.read_bytes() for path in page.parent.iterdir()
     }
+
+
+def test_the_report_takes_the_predictions_that_scoring_kept(
+    page: Path, runs_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrote() -> tuple[dict[str, bytes], str]:
+        options = ("--dataset", str(data), "--device", "cpu", "--out", str(tmp_path / "out"))
+        result = call("report", str(runs_folder), *options)
+        assert result.exit_code == 0, result.output
+        written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        return written, result.stderr
+
+    with monkeypatch.context() as patch:
+        patch.delattr(pictures, "predict_split")
+        first, told = wrote()
+    assert told.count("\n") == 1
+    circles, mosaics, foreground = (
+        next((runs_folder / task).glob("predictions-test-*.npz"))
+        for task in ("circles", "mosaics", "foreground")
+    )
+    circles.unlink()  # as of an earlier version
+    mosaics.write_bytes(mosaics.read_bytes()[:-9])  # damaged
+    with np.load(foreground) as kept:
+        arrays = {**kept, "weights": np.array("0" * 64)}  # stale
+    np.savez(foreground, **arrays)
+    again, told = wrote()
+    assert again == first
+    for task in TASKS:
+        assert f"{task}: predicting test, as modeling score kept no predictions of it\n" in told
+
+
+def test_predictions_too_large_to_be_kept_are_not(
+    trained: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {"mask": np.zeros(dataset.split("foreground", "test")["mask"].shape, np.uint8)}
+    given = (arrays, dataset, "foreground", "test", "0" * 64)
+    assert predictions.keep_predictions(tmp_path, *given)
+    found = predictions.kept_predictions(tmp_path, *given[1:])
+    assert found is not None and np.array_equal(found["mask"], arrays["mask"])
+    assert predictions.kept_predictions(tmp_path, *given[1:4], "1" * 64) is None
+    monkeypatch.setattr(predictions, "_KEPT_BYTES", arrays["mask"].nbytes - 1)
+    assert not predictions.keep_predictions(tmp_path, *given)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_pictures_of_an_earlier_report_are_removed(
@@ -487,7 +531,7 @@ def test_the_command_writes_into_the_folder_of_the_runs(
     options = ["--dataset", str(data), "--device", "cpu"]
     result = call("report", str(runs_folder), *options)
     assert result.exit_code == 0, result.output
-    assert result.stderr == f"predicting test of {data} for the report of {runs_folder} ...\n"
+    assert result.stderr == f"writing the report of {runs_folder} on test of {data} ...\n"
     assert call("report", str(runs_folder), *options, "--quiet").output == ""
     assert (runs_folder / "report" / PAGE).is_file()
     assert "pictures beside it" in result.stdout
