@@ -940,6 +940,28 @@ def test_a_browser_shows_the_whole_page(browser: Any, page: Path, width: int, sc
     context.close()
 
 
+@pytest.mark.long
+def test_a_browser_prints_everything_on_few_sheets(browser: Any, page: Path) -> None:
+    """Paper has no summaries to open and nothing to scroll."""
+    tab = browser.new_page(viewport={"width": 700, "height": 1000})
+    tab.goto(page.as_uri())
+    printed = tab.pdf(format="A4")
+    assert 3 <= len(re.findall(rb"/Type /Page\b", printed)) <= 16
+    tab.emulate_media(media="print")
+    heights = tab.evaluate(
+        "[...document.querySelectorAll('details > :not(summary)')].map(one => one.offsetHeight)"
+    )
+    assert len(heights) >= 6
+    assert min(heights) > 0
+    hidden = tab.evaluate(
+        "[...document.querySelectorAll('.scroll')]"
+        ".filter(one => one.scrollWidth > one.clientWidth + 1)"
+        ".map(one => one.getAttribute('aria-label'))"
+    )
+    assert hidden == []
+    tab.close()
+
+
 def test_a_browser_shows_long_names_and_missing_parts_completely(
     browser: Any, runs_folder: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
