@@ -205,7 +205,11 @@ def test_scores_predictions_and_reports_tell_what_is_done(
             f"mosaics: predicting {kind} mosaics of test 100%"
             for kind in ("larger", "shifted", "cut")
         ),
+        "mosaics: keeping the predictions of test",
     ]
+    lines.clear()
+    write_report(copied / "mosaics", dataset, tmp_path / "page", progress=lines.append)
+    assert lines == ["mosaics: drawing what scoring predicted"]
     lines.clear()
     write_report(copied / "circles", dataset, tmp_path / "page", progress=lines.append)
     assert lines == ["circles: predicting test 100%"]
