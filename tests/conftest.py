@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # No deadline, because a shared machine stalls for longer than any sensible one. The long tests try
 # many examples of every property (tests/test_properties.py).
-settings.register_profile("shared", deadline=None, max_examples=24)
+settings.register_profile("shared", deadline=None, max_examples=16)
 settings.register_profile("many", deadline=None, max_examples=200)
 settings.load_profile("shared")
 configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")  # from wherever the tests are started

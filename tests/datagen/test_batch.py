@@ -77,6 +77,7 @@ def test_an_array_of_slurm_in_any_order_twice_and_one_missing(made: Path) -> Non
     assert tree(made / "data") == tree(made / "expected")
 
 
+@pytest.mark.long
 def test_a_job_of_kubernetes_builds_its_parts_and_commits_them(made: Path) -> None:
     yaml = pytest.importorskip("yaml")
     parts, finish = yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text("utf-8"))

@@ -1211,6 +1211,7 @@ def test_a_path_below_a_file_is_reported(data: Path, plain_pictures: None) -> No
     assert Path("note").read_text() == "a note"
 
 
+@pytest.mark.long
 def test_pictures_of_another_dataset_are_drawn_again_despite_newer_times(
     tmp_path: Path,
 ) -> None:

@@ -237,6 +237,7 @@ def test_parts_are_built_in_any_order_and_finished(
         builder.finish(f"{url}-nothing")
 
 
+@pytest.mark.long
 def test_names_of_groups_are_sent_with_a_part(
     tmp_path: Path, url: str, proxy: Proxy, source: Path
 ) -> None:

@@ -551,6 +551,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(
     assert json.loads(lines[-1])["step"] <= info["step"]
 
 
+@pytest.mark.long
 def test_an_interrupted_run_leaves_a_checkpoint_even_if_its_output_is_closed(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ SHARES = {
     "test_convert": {"test_a_conversion_is_the_direct_build_byte_for_byte": 2},
     "test_cudagraph": {"test_nor_does_a_step_on_images_of_another_kind": 2},
     "test_distributed": {"test_several_ranks_take_the_steps_of_one": 2},
+    "test_dataset_report": {"test_images_of_every_kind_are_shown": 2},
     "test_docs": {"test_the_examples_read_every_column_whole": 3},
     "test_exports": {"test_an_interrupted_export_continues_to_the_same_files": 3},
     "test_image_kinds": {
@@ -56,9 +57,18 @@ SHARES = {
         "test_a_kill_between_any_two_files_leaves_a_resumable_run": 2,
         "test_a_stopped_and_resumed_run_equals_an_uninterrupted_one": 2,
     },
-    "test_transfer": {"test_an_object_with_the_name_of_a_folder_does_not_belong_there": 2},
+    "test_transfer": {
+        "test_a_dataset_goes_there_and_back": 2,
+        "test_an_object_with_the_name_of_a_folder_does_not_belong_there": 2,
+        "test_objects_that_were_changed_do_not_become_files": 2,
+    },
     "test_uniqueness": {"test_memory_depends_on_the_budget_and_not_on_the_count": 2},
-    "test_urls": {"test_a_create_whose_answer_is_lost_is_known_as_its_own": 2},
+    "test_urls": {
+        "test_a_build_that_is_stopped_at_any_request_goes_on": 3,
+        "test_a_create_whose_answer_is_lost_is_known_as_its_own": 2,
+        "test_a_part_leaves_nothing_in_a_dataset_that_is_finished_meanwhile": 3,
+        "test_an_object_that_is_lost_before_the_commit_leaves_no_manifest": 2,
+    },
     "test_verify": {
         "test_a_chunk_that_decodes_to_too_much_takes_no_memory": 2,
         "test_a_compressed_shard_holds_only_its_chunks_and_their_index": 2,
