@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import notebook
@@ -55,12 +58,14 @@ def test_the_notebook_is_that_of_the_page() -> None:
 
 
 @pytest.mark.long
-def test_the_notebook_runs_and_prints_what_the_page_shows() -> None:
+def test_the_notebook_runs_and_prints_what_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ipykernel")
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     made = nbformat.read(notebook.NOTEBOOK, as_version=4)
     nbformat.validate(made)
+    programs = Path(sys.executable).parent  # its cells of bash find `datagen` there
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     nbclient.NotebookClient(made, timeout=900).execute()
     ran = [cell for cell in made.cells if cell.cell_type == "code"]
     blocks = notebook.BLOCK.findall(notebook.PAGE.read_text("utf-8"))

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsers import chromium
 from werkzeug.test import Client
 
 import datagen
@@ -174,3 +176,74 @@ def test_the_command_serves_until_it_is_interrupted(number: signal.Signals) -> N
     assert process.communicate(timeout=20) == ("", "")
     assert process.returncode == 0
     assert {path: path.stat().st_mtime_ns for path in PLACE.rglob("*")} == before
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    with Server(PLACE, 0) as server:
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        yield server.url
+        server._server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [375, 768, 1280])
+def test_pages_fit_and_fetch_nothing(browser: Any, served: str, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab = context.new_page()
+    messages: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("request", lambda request: asked.append(request.url))
+    for path in ("mosaics/train/?label=3", "circles/train/2"):
+        tab.goto(served + path)
+        sizes = tab.evaluate("[...document.images].map(one => one.naturalWidth * one.complete)")
+        assert min(sizes) > 0
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    dark = tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(24, 27, 33)"
+    assert dark == (scheme == "dark")
+    assert [url for url in asked if not url.startswith(("data:", served))] == []
+    assert [text for text in messages if "favicon" not in text] == []
+    context.close()
+
+
+@pytest.mark.long
+def test_samples_are_reached_by_keyboard_alone(browser: Any, served: str) -> None:
+    tab = browser.new_page()
+    tab.goto(f"{served}circles/train/")
+
+    def walk_to(selector: str) -> None:
+        for _ in range(80):
+            tab.keyboard.press("Tab")
+            if tab.evaluate(f"document.activeElement.matches({selector!r})"):
+                return
+        raise AssertionError(f"{selector} has no focus after 80 steps")
+
+    walk_to("select[name=label]")
+    tab.keyboard.press("3")
+    tab.keyboard.press("Enter")
+    walk_to("button")
+    with tab.expect_navigation():
+        tab.keyboard.press("Enter")
+    assert "label=3" in tab.url
+    walk_to(".samples a")
+    with tab.expect_navigation():
+        tab.keyboard.press("Enter")
+    walk_to("a[rel=next]")
+    before = tab.url
+    with tab.expect_navigation():
+        tab.keyboard.press("Enter")
+    assert int(tab.url.rpartition("/")[2]) == int(before.rpartition("/")[2]) + 1
+    tab.close()
