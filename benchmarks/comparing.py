@@ -47,6 +47,7 @@ def gathering(facts: Facts) -> str:
     """Make the table of the gather of mapped files in each state of the cache."""
     titles = {
         "fresh": "just written",
+        "later": f"written {facts.get('wait_s', 0) / 60:.0f} minutes before",
         "cold": "dropped from the cache, then read by the epochs",
         "read": "dropped, then read by another program first",
     }
@@ -75,7 +76,7 @@ def _head(facts: Facts) -> str:
     return (
         f"{facts['samples']:,} mosaics, {facts['bytes_of_samples'] / 1e6:,.0f} MB, on "
         f"{machine['cores']} cores of a shared {machine['model']} ({system}),\n"
-        f"where other work ran, too: {before} to {after} processes wanted a core.\n"
+        f"with a load of {before} before and of {after} after.\n"
     )
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from result_files import machine, write
 
 from modeling.data.dataset import open_dataset
 
-STATES = ("fresh", "cold", "read")
+STATES = ("fresh", "later", "cold", "read")  # in this order: what drops the cache comes last
 
 
 def truth_of(dataset: Path, folder: Path) -> None:
@@ -56,6 +57,7 @@ def truth_of(dataset: Path, folder: Path) -> None:
 @click.option(
     "--count", default=262_144, show_default=True, help="Samples that ours and each peer keep."
 )
+@click.option("--wait", default=3600.0, show_default=True, help="Seconds before the state later.")
 @click.option("--rounds", default=5, show_default=True, help="Rounds of each state.")
 @click.option(
     "--seconds", default=3.0, show_default=True, help="Wall time for each peer and order."
@@ -75,6 +77,7 @@ def main(
     chosen: tuple[str, ...],
     cached: tuple[str, ...],
     count: int,
+    wait: float,
     rounds: int,
     seconds: float,
     scratch: Path | None,
@@ -84,6 +87,8 @@ def main(
     load = [round(value, 1) for value in os.getloadavg()]
     os.environ[RECIPE] = json.dumps([recipe, source_dir and str(source_dir), count])
     options = [f"--count={count}", f"--rounds={rounds}", f"--seconds={seconds:g}"]
+    cached = tuple(state for state in STATES if state in cached)
+    options += [f"--wait={wait:g}"] if "later" in cached else []
     names = [*(f"--peer={peer}" for peer in chosen), *(f"--state={state}" for state in cached)]
     command = shlex.join(["python", "benchmarks/loader.py", *names, *options])
     facts: dict[str, Any]
@@ -97,7 +102,10 @@ def main(
             raise SystemExit(f"ours could not be built: {built}")
         ours = place / "ours"
         truth_of(ours, truth)
-        gathered = {state: states.measure(state, ours, truth, CHUNK, rounds) for state in cached}
+        gathered = {}
+        for state in cached:
+            time.sleep(wait if state == "later" else 0)
+            gathered[state] = states.measure(state, ours, truth, CHUNK, rounds)
         size = sum(np.load(truth / f"{name}.npy").nbytes for name in states.COLUMNS)
         facts = {
             "command": command,
@@ -107,6 +115,7 @@ def main(
             "bytes_of_samples": size,
             "batch": CHUNK,
             "rounds": rounds,
+            "wait_s": wait,
             "machine": machine() | {"torch": torch.__version__},
             "load_before": load,
             "states": gathered,

@@ -111,11 +111,11 @@ def read_through(files: Iterable[Path]) -> None:
 
 
 def prepare(state: str, files: list[Path]) -> float:
-    """Bring the files into a state: fresh (nothing is done), cold, or read by another program.
+    """Bring the files into a state: cold, or read by another program. Others stay as they are.
 
     Returns the share of their pages that was cached before anything read them.
     """
-    if state != "fresh":
+    if state in {"cold", "read"}:
         drop(files)
     cached = resident(files)
     if state == "read":
