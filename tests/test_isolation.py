@@ -23,11 +23,13 @@ COPIED = (
     "docs",
     "benchmarks",
     "results",
+    ".github",
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "CITATION.cff",
     "Makefile",
+    "constraints.txt",
     "pyproject.toml",
 )
 ODD = {

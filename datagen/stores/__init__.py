@@ -81,8 +81,16 @@ class ChunkEncoder:
     def append(self, data: memoryview | bytes) -> None:
         self._pending += data
         while len(self._pending) >= self._size:
-            self._write(bytes(self._encode(self._pending[: self._size])))
+            self._write(self._compressed(self._pending[: self._size]))
             del self._pending[: self._size]
+
+    def _compressed(self, chunk: bytearray) -> bytes:
+        try:
+            return bytes(self._encode(chunk))
+        except RuntimeError as error:  # the codec says it in words alone
+            if "memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
 
     def finish(self) -> None:
         self.append(bytes(-len(self._pending) % self._size))

@@ -35,7 +35,7 @@ from datagen.errors import DamagedError, StorageError
 from datagen.files import AtomicFile, is_temporary
 from datagen.hashing import bytes_digest
 from datagen.split import Column, Split
-from datagen.stores import Array, Extent, open_store
+from datagen.stores import Array, ChunkEncoder, Extent, open_store
 from datagen.stores import hdf5 as hdf5_store
 from datagen.stores import zarr as zarr_store
 
@@ -309,6 +309,23 @@ def test_compressed_chunks_are_in_order_without_gaps(tmp_path: Path) -> None:
         assert index[present:] == [(ABSENT, ABSENT)] * (4 - present)
         assert position == len(data) - 4 * 16 - 4
         assert extents[shard]["a"].offset is None
+
+
+@pytest.mark.parametrize(
+    ("words", "raised"),
+    [("Allocation error : not enough memory", MemoryError), ("a dictionary", RuntimeError)],
+)
+def test_a_codec_without_memory_says_so(
+    monkeypatch: pytest.MonkeyPatch, words: str, raised: type[Exception]
+) -> None:
+    def refused(*_arguments: object) -> bytes:
+        raise RuntimeError(f"Zstd compression error: {words}")
+
+    monkeypatch.setattr("numcodecs.Zstd.encode", refused)
+    encoder = ChunkEncoder(4, lambda chunk: None)
+    encoder.append(b"123")
+    with pytest.raises(raised, match=words):
+        encoder.finish()
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
