@@ -105,7 +105,7 @@ def test_the_quick_start_prints_what_the_readme_shows(mnist_folder: Path) -> Non
     """Every line shown is printed, except for seconds and rates; lines can be left out."""
 
     def masked(line: str) -> str:
-        return re.sub(r"[\d.,]+ (s|[kMG]B/s)\b", r"# \1", line)
+        return re.sub(r"[\d.,]+ [kMG]?(s|B/s)\b", r"# \1", line)
 
     environment = {
         **os.environ,

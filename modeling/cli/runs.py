@@ -164,6 +164,9 @@ def _of_training(run: str, out: Path, *, silent: bool) -> Path:
 @click.argument("folder", required=False, type=PATH, default=Path("runs"), metavar="[RUNS]")
 @dataset_option
 @click.option("--out", type=PATH, metavar="DIR", help="Where to write it.  [default: RUNS/report]")
+@click.option(
+    "--figures", type=PATH, metavar="DIR", help="Write the charts there too, as PDF and PNG files."
+)
 @device_option
 @threads_option
 @quiet_option
@@ -171,6 +174,7 @@ def report(
     folder: Path,
     directory: Path,
     out: Path | None,
+    figures: Path | None,
     device_name: str,
     threads: int | None,
     quiet: bool,
@@ -191,17 +195,22 @@ def report(
                 progress("")  # erases the line
             print_note(text)
 
-        page, *pictures = modeling.write_report(
+        page, *others = modeling.write_report(
             folder,
             dataset,
             out or folder / "report",
             device=device,
             dataset_path=directory,
+            figures=figures,
             progress=progress,
             note=None if quiet else note,
         )
     if not quiet:
-        print_line(f"{page}: written, and {len(pictures)} pictures beside it")
+        drawn = [path for path in others if path.suffix == ".pdf"]
+        pictures = len(others) - 2 * len(drawn)  # a figure is a PDF and a PNG file
+        print_line(f"{page}: written, and {pictures} pictures beside it")
+        if figures is not None:
+            print_line(f"{figures}: {len(drawn)} figures written, as PDF and PNG files")
 
 
 @click.command()

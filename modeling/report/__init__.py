@@ -6,6 +6,7 @@ The same runs and dataset give the same page.
     pictures   predicts test with the best weights: examples, worst cases, distances
     facts      collects what the page states
     charts     draws curves and scores
+    figures    draws them again by Matplotlib, for papers
     page.html.j2, style.css   lay it all out
 """
 
@@ -25,6 +26,7 @@ from modeling.data.dataset import Dataset, as_dataset
 from modeling.errors import storage_errors
 from modeling.files import require_outside_datasets, require_real_folder, write_atomic
 from modeling.report.facts import page_facts
+from modeling.report.figures import require_matplotlib, write_figures
 from modeling.report.pictures import View, view_run
 from modeling.report.records import damage_of, find_runs, read_run
 
@@ -41,6 +43,7 @@ def write_report(
     *,
     device: str = "cpu",
     dataset_path: Path | str | None = None,
+    figures: Path | str | None = None,
     progress: Callable[[str], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> list[Path]:
@@ -50,16 +53,22 @@ def write_report(
     the test split, predicted by the best weights of each run: as `score_run` kept it, or else
     predicted again, of which `note` is told. `dataset_path` is how the page names
     the dataset where it gives a command, by default as it is given, or the absolute path of an
-    opened one. `progress` is called with lines about what is being done. Raises InputError for a
-    run that does not fit the dataset, FormatError where there is no run, DamagedError for a record
+    opened one. With `figures` the charts are also written there as PDF and PNG files, whose paths
+    follow those of the pictures; that needs Matplotlib. `progress` is called with lines about what
+    is being done. Raises InputError for a run that does not fit the dataset, FormatError where
+    there is no run, DamagedError for a record
     that cannot be read, and StorageError.
 
         page, *pictures = write_report("runs", "data/mnist", "runs/report")
     """
     out, dataset_path = Path(out), dataset_path or fspath(dataset)
+    places = [out] if figures is None else [out, Path(figures)]
+    if figures is not None:
+        require_matplotlib()
     dataset = as_dataset(dataset)
-    require_outside_datasets(out)
-    require_real_folder(out)
+    for place in places:
+        require_outside_datasets(place)
+        require_real_folder(place)
     folder = Path(folder)
     records = [read_run(run, dataset.digest) for run in find_runs(folder)]
     for run in records:  # each by itself and before it predicts, so that an error names its folder
@@ -70,14 +79,16 @@ def write_report(
     is_one = records[0].folder == folder
     command = _score_command(folder, dataset_path, is_one=is_one)
     template, style = _template()
-    page = template.render(page_facts(views, dataset, command), style=style).encode()
+    facts = page_facts(views, dataset, command)
+    page = template.render(facts, style=style).encode()
     for name, data in {**pictures, PAGE: page}.items():
         write_atomic(out / name, data)
     with storage_errors(out):
         for path in out.glob("*.png"):
             if path.name not in pictures and _PICTURE.fullmatch(path.name):
                 path.unlink()
-    return [out / name for name in (PAGE, *pictures)]
+    drawn = [] if figures is None else write_figures(facts, Path(figures))
+    return [*(out / name for name in (PAGE, *pictures)), *drawn]
 
 
 def _score_command(folder: Path, dataset_path: Path | str, *, is_one: bool) -> str:

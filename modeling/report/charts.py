@@ -55,10 +55,48 @@ class Spot:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """The content of a line chart."""
+
+    lines: Sequence[Line]
+    log: bool
+    shares: bool
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The content of an error chart."""
+
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class Values:
+    """The content of a dot chart."""
+
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The content of a bar chart."""
+
+    bars: Sequence[Bar]
+    axis: str
+
+
+@dataclass(frozen=True)
+class Spots:
+    """The content of a reliability chart."""
+
+    spots: Sequence[Spot]
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart: its marks as SVG, a label for screen readers, and a legend of (name, style class).
 
-    The template draws nothing but a note where there are no marks.
+    The template draws nothing but a note where there are no marks. `content` is what they show.
     """
 
     title: str
@@ -67,6 +105,7 @@ class Chart:
     height: float = _HEIGHT
     legend: Sequence[tuple[str, str]] = ()
     width: float = _WIDTH
+    content: Curves | Errors | Values | Bars | Spots | None = None
 
 
 def line_chart(
@@ -106,18 +145,24 @@ def line_chart(
         f"{title} over {last:,.0f} steps: {'; '.join(ends)}",
         Markup().join(marks),
         legend=legend if lines[1:] else (),
+        content=Curves(lines, log, shares),
     )
+
+
+def lowest_power(dots: Sequence[Dot]) -> int:
+    """Find the power of ten at which an axis of the errors of dots begins, at least -5."""
+    shown = [
+        value for dot in dots for value in (dot.value, *(dot.interval or ()), *dot.others.values())
+    ]
+    least = min((1 - value for value in shown if value < 1), default=0.01)
+    return max(-5, math.floor(math.log10(least)))
 
 
 def error_chart(title: str, dots: Sequence[Dot]) -> Chart:
     """Draw errors, 1 - value, on a logarithmic axis: further to the left is better."""
     row, top = 40.0, 6.0
     height = top + row * len(dots) + 30
-    shown = [
-        value for dot in dots for value in (dot.value, *(dot.interval or ()), *dot.others.values())
-    ]
-    least = min((1 - value for value in shown if value < 1), default=0.01)
-    low = max(-5, math.floor(math.log10(least)))
+    low = lowest_power(dots)
     place = _scale(low, 0, _EDGE, _WIDTH - _EDGE)
 
     def across(value: float) -> float:
@@ -155,7 +200,14 @@ def error_chart(title: str, dots: Sequence[Dot]) -> Chart:
     kinds = {kind for dot in dots for kind in dot.others}
     legend = [("this run, with its 95% interval", "score")]
     legend += [(kind, kind) for kind in ("reference", "baseline") if kind in kinds]
-    return Chart(title, f"{title}: {'; '.join(errors)}", Markup().join(marks), height, legend)
+    return Chart(
+        title,
+        f"{title}: {'; '.join(errors)}",
+        Markup().join(marks),
+        height,
+        legend,
+        content=Errors(dots),
+    )
 
 
 def dot_chart(title: str, dots: Sequence[Dot]) -> Chart:
@@ -183,7 +235,8 @@ def dot_chart(title: str, dots: Sequence[Dot]) -> Chart:
             marks.append(_whisker(y, dot.interval, across))
         marks.append(_mark("circle", cx=across(dot.value), cy=y, r=4, class_="score"))
     values = "; ".join(f"{dot.name} {dot.value:.2%}" for dot in dots)
-    return Chart(title, f"{title}: {values}", Markup().join(marks), height)
+    label = f"{title}: {values}"
+    return Chart(title, label, Markup().join(marks), height, content=Values(dots))
 
 
 def bar_chart(title: str, bars: Sequence[Bar], axis: str) -> Chart:
@@ -214,6 +267,7 @@ def bar_chart(title: str, bars: Sequence[Bar], axis: str) -> Chart:
         f"{title}, by {axis}: {sums}",
         Markup().join(marks),
         legend=legend if kinds[1:] else (),
+        content=Bars(bars, axis),
     )
 
 
@@ -252,6 +306,7 @@ def reliability_chart(title: str, spots: Sequence[Spot]) -> Chart:
             ("predictions of one range of confidence; larger: more of them", "score"),
             ("right as often as the confidence says", "line ideal"),
         ],
+        content=Spots(spots),
     )
 
 
