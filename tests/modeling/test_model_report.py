@@ -543,6 +543,26 @@ def test_the_command_writes_into_the_folder_of_the_runs(
     assert call("report", str(tmp_path / "nothing"), *options).exit_code == 4
 
 
+@pytest.mark.long
+def test_the_command_writes_the_charts_of_the_page_as_figures(
+    runs_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    options = ["--dataset", str(data), "--device", "cpu", "--figures", str(tmp_path / "figures")]
+    result = call("report", str(runs_folder), *options)
+    assert result.exit_code == 0, result.output
+    page = (runs_folder / "report" / PAGE).read_text("utf-8")
+    charts = page.count('<figure class="chart">')
+    matrices = page.count('class="matrix')
+    written = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert len(written) == 2 * (charts + matrices)
+    assert f"{charts + matrices} figures written" in result.stdout
+    assert {"scores.pdf", "circles-confusion.png", "mosaics-loss.pdf"} <= set(written)
+    inside = ["--figures", str(data / "figures")]
+    assert call("report", str(runs_folder), *options, *inside).exit_code == 3
+    assert not (data / "figures").exists()
+
+
 def test_scores_of_images_have_the_mean_that_is_their_score(
     trained: Path, dataset: Dataset
 ) -> None:
