@@ -47,6 +47,9 @@ _ELEVEN: tuple[Colour, ...] = (
 # Colours and marks
 
 
+APART = len(_ELEVEN)  # classes whose colours are easily told apart
+
+
 def class_colour(label: int) -> Colour:
     """Return the colour of a class on black, the same as in the pictures of `datagen`.
 
@@ -149,6 +152,8 @@ REGION, RING = AMBER, CYAN  # binary masks, circles
 _SIDE = 392  # the longer side of a small image is enlarged to about so many pixels
 _GAP = 16
 _FINE = 4  # letters are drawn this many times as large, then averaged
+_SMALL = 7  # the height of capitals on a picture
+_NUMBERED = 12  # pixels of a region that gets a number
 _CAPITAL = 0.7  # the height of a capital in the font, of its size
 _TINT = 0.4  # share of its colour that a pixel of a mask gets
 
@@ -204,6 +209,40 @@ def _tint(picture: UInt8, regions: UInt8, colours: UInt8, scale: int) -> UInt8:
     edge = (least != cv2.dilate(regions, kernel)) & (regions > 0) & (scale > 1)
     share = np.where(edge, 1.0, np.where(regions > 0, _TINT, 0.0))[..., None]
     return np.rint(picture * (1 - share) + colours[regions] * share).astype(np.uint8)
+
+
+def write_on(picture: UInt8, text: str, centre: tuple[float, float] | None = None) -> UInt8:
+    """Write ASCII text on a picture, around `centre` (row, column) or in the top left corner.
+
+    It is moved into the picture, and cut where it is longer than that.
+    """
+    line = _line(text, _SMALL)[: len(picture), : picture.shape[1]]
+    corner = (
+        min(max(0, round(at - side / 2)), whole - side)
+        for at, side, whole in zip(centre or (0, 0), line.shape, picture.shape, strict=False)
+    )
+    top, left = corner
+    written = picture.copy()
+    written[top : top + len(line), left : left + line.shape[1]] = line
+    return written
+
+
+def number_regions(picture: UInt8, mask: UInt8, scale: int, first: int) -> UInt8:
+    """Write the number of its class into each region of a semantic mask enlarged by `scale`.
+
+    Colours of many classes are hard to tell apart. `first` is the number of mask value 1. Regions
+    of few pixels get no number, unless they are the largest of their class.
+    """
+    for value in np.unique(mask[mask > 0]).tolist():
+        inside = np.pad((mask == value).astype(np.uint8), 1)
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        for region in np.flatnonzero(areas >= min(_NUMBERED, areas.max())) + 1:
+            depth = cv2.distanceTransform((regions == region).astype(np.uint8), cv2.DIST_C, 3)
+            row, column = np.unravel_index(depth.argmax(), depth.shape)
+            centre = ((row - 0.5) * scale, (column - 0.5) * scale)
+            picture = write_on(picture, str(value - 1 + first), centre)
+    return picture
 
 
 def _line(text: str, size: int = 12) -> UInt8:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from modeling.config import PRESETS
 from modeling.data.dataset import Dataset
-from modeling.drawing import Colour, class_colour
+from modeling.drawing import APART, Colour, class_colour
 from modeling.kinds import GREY, Kind
 from modeling.report import charts
 from modeling.report.charts import Bar, Chart, Dot, Line, Spot
@@ -30,6 +30,7 @@ from modeling.report.pictures import (
     WRONG_CLASS,
     Distance,
     View,
+    first_number,
 )
 from modeling.report.records import Record, RunRecords
 from modeling.runs.info import RunInfo
@@ -178,7 +179,9 @@ def _chapter(view: View, dataset: Dataset) -> dict[str, Any]:
         "calibration": calibration(scores, splits[0]) if scores else None,
         "distances": _distances(view.distances, run.task) if view.distances else None,
         "confusion": confusion(scores, splits[0]) if scores else None,
-        "pictures": _pictures(view, dataset.labels(run.task)) if view.best else None,
+        "pictures": _pictures(view, dataset.labels(run.task), first_number(dataset))
+        if view.best
+        else None,
     }
 
 
@@ -380,7 +383,7 @@ def short_percentage(value: float) -> str:
     return "100" if value == 100 else f"{min(value, 99.9):.1f}"
 
 
-def _pictures(view: View, classes: tuple[str, ...]) -> dict[str, Any]:
+def _pictures(view: View, classes: tuple[str, ...], first: int) -> dict[str, Any]:
     """Show examples, worst cases and wrong classes, with a legend of their colours."""
     difference = [
         Swatch("truth only: missed", TRUTH),
@@ -390,7 +393,11 @@ def _pictures(view: View, classes: tuple[str, ...]) -> dict[str, Any]:
     if view.run.task == "mosaics":
         difference.append(Swatch("a wrong class", WRONG_CLASS))
         shown = enumerate(classes[:_IN_LEGEND])
-        named = [Swatch(name, class_colour(label)) for label, name in shown]
+        numbered = len(classes) > APART  # as the pictures are
+        named = [
+            Swatch(f"{label + first} {name}" if numbered else name, class_colour(label))
+            for label, name in shown
+        ]
     return {
         "samples": f"{view.samples:,}",
         "shares": ", ".join(f"{100 * share:g}%" for share in SHARES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from modeling.data.dataset import Dataset, Split
 from modeling.drawing import (
     AMBER,
+    APART,
     CYAN,
     Colour,
     UInt8,
@@ -21,6 +22,9 @@ from modeling.drawing import (
     encode_png,
     enlarge,
     mask_colours,
+    number_regions,
+    plain_name,
+    write_on,
 )
 from modeling.kinds import IGNORE, as_rgb, shown_as
 from modeling.metrics import Integers, count_pixels, scores_per_image
@@ -125,8 +129,8 @@ def view_run(
         progress(f"{run.task}: drawing what scoring predicted")
     mask = predictions["mask"]
     ious = image_ious(mask, split)
-    how, labels = shown_as(dataset.kind), len(dataset.labels(run.task))
-    scores = image_scores(run.task, predictions, split, labels, ious)
+    how, names = shown_as(dataset.kind), dataset.labels(run.task)
+    scores = image_scores(run.task, predictions, split, len(names), ious)
     groups = worst_digits(mask, split, dataset.grid) if run.task == "mosaics" else None
     measured, wrong = scores, list[int]()
     if run.task == "circles":  # the worst are circles, and wrong classes stand by themselves
@@ -137,7 +141,7 @@ def view_run(
         for number, row in enumerate(rows, 1):
             sample = split[row]
             prediction = {name: values[row] for name, values in predictions.items()}
-            picture = draw_case(run.task, sample, prediction)
+            picture = draw_case(run.task, sample, prediction, names, first_number(dataset))
             caption, alt = _describe(
                 run.task, row, sample, prediction, scores[row], ious[row], dataset
             )
@@ -258,10 +262,18 @@ def _distances(mask: UInt8) -> Integers:
 # Pictures
 
 
-def draw_case(task: str, sample: Mapping[str, Any], prediction: Mapping[str, Any]) -> UInt8:
+def draw_case(
+    task: str,
+    sample: Mapping[str, Any],
+    prediction: Mapping[str, Any],
+    names: Sequence[str],
+    first: int = 0,
+) -> UInt8:
     """Draw the panels of one sample side by side, RGB and opacity: uint8 (H, W, 4).
 
     The `circle` of a prediction is x, y and radius in pixels; a negative radius means no circle.
+    `names` are the classes. A wrong class of circles is written on the panels, and so are the
+    numbers of many classes, from `first`.
     """
     image, truth, found = sample["image"], sample["mask"], np.asarray(prediction["mask"])
     image = as_rgb(image)
@@ -276,6 +288,12 @@ def draw_case(task: str, sample: Mapping[str, Any], prediction: Mapping[str, Any
         x, y, radius = (float(number) for number in prediction["circle"])
         true_panel = _circled(grey, circle, scale, TRUTH)
         found_panel = _circled(grey, (x, y, radius), scale, PREDICTION)
+        right, given = (int(each["label"]) for each in (sample, prediction))
+        if right != given:
+            true_panel, found_panel = (
+                write_on(panel, plain_name(names[label], label))
+                for panel, label in ((true_panel, right), (found_panel, given))
+            )
     elif task == "foreground":
         true_panel = enlarge(_coloured(truth, TRUTH), scale)
         found_panel = enlarge(_coloured(found, PREDICTION), scale)
@@ -283,9 +301,19 @@ def draw_case(task: str, sample: Mapping[str, Any], prediction: Mapping[str, Any
         colours = mask_colours(max(int(truth.max()), int(found.max())))
         colours[IGNORE:] = UNKNOWN
         true_panel, found_panel = enlarge(colours[truth], scale), enlarge(colours[found], scale)
+        if len(names) > APART:
+            true_panel, found_panel = (
+                number_regions(panel, np.where(mask == IGNORE, 0, mask), scale, first)
+                for panel, mask in ((true_panel, truth), (found_panel, found))
+            )
     return _in_a_row(
         [grey, true_panel, found_panel, enlarge(_difference(image, truth, found), scale)]
     )
+
+
+def first_number(dataset: Dataset) -> int:
+    """Return the number of the first class of mosaics: masks that are given have theirs from 1."""
+    return int(dataset.kind.classes_given)
 
 
 def _coloured(mask: UInt8, colour: Colour) -> UInt8:
@@ -352,11 +380,28 @@ def _describe(
     labels = dataset.labels(task)
     wrong = sorted({int(label) - 1 for label in np.unique(mask[(mask > 0) & (mask != truth)])})
     taken = f" Wrongly found: {_names(wrong, labels)}." if wrong else ""
-    caption = f"{SPLIT} {row:,}: {digits}; Dice {percent(score)}"
+    caption = f"{SPLIT} {row:,}: {digits}; Dice {percent(score)}{_where(truth != mask)}"
     return caption, (
         f"Mosaic {row:,} of {SPLIT} with {digits}: {_count(other)} of a wrong class,"
         f" {outline}.{taken}"
     )
+
+
+def _where(wrong: npt.NDArray[np.bool_]) -> str:
+    """Say how many pixels (H, W) are wrong, and where the largest region of them lies."""
+    count, _, stats, centres = cv2.connectedComponentsWithStats(
+        wrong.astype(np.uint8), connectivity=8
+    )
+    if count == 1:
+        return ""
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    across, down = (
+        int(3 * (at + 0.5) / side)
+        for at, side in zip(centres[largest], wrong.shape[::-1], strict=True)
+    )
+    place = " ".join(filter(None, (("top", "", "bottom")[down], ("left", "", "right")[across])))
+    most = "all" if count == 2 else "most"
+    return f"; {_count(int(wrong.sum()))} wrong, {most} {place or 'in the middle'}"
 
 
 def _names(labels: Iterable[int], classes: tuple[str, ...]) -> str:

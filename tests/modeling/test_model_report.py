@@ -38,6 +38,7 @@ SMALL = [
     *("--set", "steps=6", "--set", "batch=8", "--set", "channels=4,8", "--set", "log_every=2"),
     *("--set", "evaluate_every=3", "--set", "val_samples=16", "--threads", "1", "--device", "cpu"),
 ]
+DIGITS = [str(digit) for digit in range(10)]
 STYLE = (Path(modeling.report.__file__).parent / "style.css").read_text("utf-8")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -680,7 +681,7 @@ def test_pictures_show_missed_invented_and_misclassified_pixels() -> None:
     truth[1, 0], found[1, 0] = 3, 4
     sample = {"image": image, "mask": truth}
     shown, truth_panel, prediction_panel, difference_panel = panels(
-        pictures.draw_case("mosaics", sample, {"mask": found})
+        pictures.draw_case("mosaics", sample, {"mask": found}, DIGITS)
     )
     assert shown.shape == (168, 168, 3)
     assert (shown == 90).all()
@@ -697,9 +698,11 @@ def test_pictures_show_missed_invented_and_misclassified_pixels() -> None:
 def test_circles_are_drawn_at_their_places() -> None:
     plane = np.zeros((24, 24), np.uint8)
     # centre 10, 15; radius 6
-    sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144])}
-    prediction = {"mask": plane, "circle": np.array([0.0, 0.0, -1.0])}  # found none
-    _, truth_panel, prediction_panel, _ = panels(pictures.draw_case("circles", sample, prediction))
+    sample = {"image": plane, "mask": plane, "circle": np.array([20, 30, 2, 144]), "label": 3}
+    prediction = {"mask": plane, "circle": np.array([0.0, 0.0, -1.0]), "label": 3}  # found none
+    _, truth_panel, prediction_panel, _ = panels(
+        pictures.draw_case("circles", sample, prediction, DIGITS)
+    )
     scale = 6  # 28 pixels with the margin, 168 of the panel
     rows, columns = np.nonzero((truth_panel == pictures.TRUTH).all(axis=-1))
     x, y = (columns + 0.5) / scale - 2.5, (rows + 0.5) / scale - 2.5
@@ -711,11 +714,65 @@ def test_circles_are_drawn_at_their_places() -> None:
     assert not prediction_panel.any()
     sample["circle"] = np.array([0, 0, 0, 0])  # the truth has none; the prediction is one pixel
     _, truth_panel, prediction_panel, _ = panels(
-        pictures.draw_case("circles", sample, prediction | {"circle": np.array([5.0, 7.0, 0.0])})
+        pictures.draw_case(
+            "circles", sample, prediction | {"circle": np.array([5.0, 7.0, 0.0])}, DIGITS
+        )
     )
     assert not truth_panel.any()
     rows, columns = np.nonzero(prediction_panel.any(axis=-1))
     assert np.hypot((columns + 0.5) / scale - 2.5 - 5, (rows + 0.5) / scale - 2.5 - 7).max() < 1
+
+
+def test_a_wrong_class_is_written_on_the_panels() -> None:
+    plane = np.zeros((24, 24), np.uint8)
+    nowhere = np.array([0.0, 0.0, -1.0])
+    sample = {"image": plane, "mask": plane, "circle": np.zeros(4), "label": 3}
+
+    def drawn(label: int) -> list[Any]:
+        prediction = {"mask": plane, "circle": nowhere, "label": label}
+        return panels(pictures.draw_case("circles", sample, prediction, DIGITS))
+
+    right, wrong = drawn(3), drawn(8)
+    assert not any(panel.any() for panel in right)
+    assert [bool(panel.any()) for panel in wrong] == [False, True, True, False]
+    assert not np.array_equal(wrong[1], wrong[2])  # a 3 and an 8
+    rows, columns = np.nonzero(wrong[2].any(axis=-1))
+    assert max(rows.max(), columns.max()) < 24  # in the corner
+
+
+def test_many_classes_have_their_numbers_in_the_masks() -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[2:22, 2:22], mask[30:36, 4:10], mask[38, 38] = 12, 12, 5
+    sample = {"image": np.zeros_like(mask), "mask": mask}
+    few, many = (
+        panels(pictures.draw_case("mosaics", sample, {"mask": mask}, ["a"] * count))[1]
+        for count in (drawing.APART, drawing.APART + 1)
+    )
+    written = (few != many).any(axis=-1)
+    count, _, _, centres = drawing.cv2.connectedComponentsWithStats(
+        drawing.cv2.dilate(written.astype(np.uint8), np.ones((5, 5)))
+    )
+    assert count - 1 == 3
+    scale = few.shape[0] // 40
+    np.testing.assert_allclose(
+        sorted(centres[1:].tolist()),
+        [[7 * scale, 33 * scale], [12 * scale, 12 * scale], [158, 155]],
+        atol=5,
+    )
+    shifted = panels(pictures.draw_case("mosaics", sample, {"mask": mask}, ["a"] * 12, 1))[1]
+    assert not np.array_equal(shifted, many)  # numbers from 1
+
+
+def test_captions_say_where_a_mosaic_is_wrong() -> None:
+    wrong = np.zeros((30, 60), bool)
+    assert pictures._where(wrong) == ""
+    wrong[2:4, 50:55] = True
+    assert pictures._where(wrong) == "; 10 pixels wrong, all top right"
+    wrong[14, 30] = True
+    assert pictures._where(wrong) == "; 11 pixels wrong, most top right"
+    wrong[:] = False
+    wrong[14, 30] = True
+    assert pictures._where(wrong) == "; 1 pixel wrong, all in the middle"
 
 
 def test_class_colours_differ() -> None:
