@@ -30,6 +30,7 @@ _ELEVEN: tuple[Colour, ...] = (
     (210, 165, 75),
 )
 _IGNORE: Colour = (70, 70, 70)
+APART = len(_ELEVEN)  # classes whose colours are easily told apart
 
 
 def class_colours(classes: int) -> UInt8:

@@ -21,7 +21,7 @@ from datagen import colours
 # what pictures are drawn with has its names here too
 Colour = tuple[int, int, int]
 UInt8 = npt.NDArray[np.uint8]
-class_colour, class_colours = colours.class_colour, colours.class_colours
+APART, class_colour, class_colours = colours.APART, colours.class_colour, colours.class_colours
 two_colours = colours.two_colours
 
 PAGE: Colour = (24, 27, 33)
@@ -33,6 +33,8 @@ WHITE: Colour = (255, 255, 255)
 
 _FINE = 4  # letters are drawn this many times as large, then averaged
 _CAPITAL = 0.7  # the height of a capital in the font, of its size
+_NUMBER = 7  # the height of numbers on a mask
+_NUMBERED = 12  # pixels of a region that gets a number
 _TINT = 0.35  # how much of its colour an overlay gives to a pixel
 
 
@@ -212,6 +214,30 @@ def overlay(image: UInt8, mask: UInt8, scale: float, colours: UInt8) -> UInt8:
     edge = (inner != cv2.dilate(regions, kernel)).reshape(regions.shape) & (regions > 0)
     cover = np.where(edge & (scale >= 2), 1.0, np.where(regions > 0, _TINT, 0.0))
     return blend(scaled(image, scale), cover, colours[regions])
+
+
+def numbered(picture: UInt8, mask: UInt8, scale: float, first: int) -> UInt8:
+    """Write the number of its class into each region of a semantic mask drawn at this scale.
+
+    Colours of many classes are hard to tell apart. `first` is the number of mask value 1. Regions
+    of few pixels get no number, unless they are the largest of their class.
+    """
+    picture = picture.copy()
+    for value in np.unique(mask[(mask > 0) & (mask < 255)]).tolist():
+        inside = np.pad((mask == value).astype(np.uint8), 1)
+        _, regions, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        text = draw_text(str(value - 1 + first), _NUMBER)
+        for region in np.flatnonzero(areas >= min(_NUMBERED, areas.max())) + 1:
+            depth = cv2.distanceTransform((regions == region).astype(np.uint8), cv2.DIST_C, 3)
+            deepest = np.unravel_index(depth.argmax(), depth.shape)
+            shape = tuple(map(min, text.shape, picture.shape))
+            top, left = (
+                min(max(0, round((at - 0.5) * scale - side / 2)), whole - side)
+                for at, side, whole in zip(deepest, shape, picture.shape, strict=False)
+            )
+            paste(picture, text[: shape[0], : shape[1]], top, left)
+    return picture
 
 
 def ring(picture: UInt8, x: float, y: float, radius: float, scale: float, colour: Colour) -> UInt8:

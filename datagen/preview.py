@@ -324,7 +324,11 @@ def _foreground_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
 
 
 def _mosaic_tiles(sample: Sample, look: _Look) -> dict[str, UInt8]:
-    return _masked_tiles(sample, look, *[drawing.class_colours(len(look.mask_names))] * 2)
+    tiles = _masked_tiles(sample, look, *[drawing.class_colours(len(look.mask_names))] * 2)
+    if len(look.mask_names) > drawing.APART:
+        scale = drawing.scale_for(sample["mask"].shape, look.box)
+        tiles["mask"] = drawing.numbered(tiles["mask"], sample["mask"], scale, look.first)
+    return tiles
 
 
 def _masked_tiles(sample: Sample, look: _Look, flat: UInt8, tint: UInt8) -> dict[str, UInt8]:

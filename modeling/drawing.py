@@ -152,7 +152,7 @@ REGION, RING = AMBER, CYAN  # binary masks, circles
 _SIDE = 392  # the longer side of a small image is enlarged to about so many pixels
 _GAP = 16
 _FINE = 4  # letters are drawn this many times as large, then averaged
-_SMALL = 7  # the height of capitals on a picture
+_LARGE, _SMALL = 12, 7  # heights of capitals
 _NUMBERED = 12  # pixels of a region that gets a number
 _CAPITAL = 0.7  # the height of a capital in the font, of its size
 _TINT = 0.4  # share of its colour that a pixel of a mask gets
@@ -216,7 +216,7 @@ def write_on(picture: UInt8, text: str, centre: tuple[float, float] | None = Non
 
     It is moved into the picture, and cut where it is longer than that.
     """
-    line = _line(text, _SMALL)[: len(picture), : picture.shape[1]]
+    line = _line(text, _SMALL if centre else _LARGE)[: len(picture), : picture.shape[1]]
     corner = (
         min(max(0, round(at - side / 2)), whole - side)
         for at, side, whole in zip(centre or (0, 0), line.shape, picture.shape, strict=False)
@@ -245,7 +245,7 @@ def number_regions(picture: UInt8, mask: UInt8, scale: int, first: int) -> UInt8
     return picture
 
 
-def _line(text: str, size: int = 12) -> UInt8:
+def _line(text: str, size: int = _LARGE) -> UInt8:
     """Draw a line of ASCII text whose capitals are `size` pixels high."""
     font = _font(size)
     fine = Image.new("L", (_FINE * (int(font.getlength(text)) // _FINE + 2), _FINE * 2 * size))

@@ -18,7 +18,14 @@ from datagen.drawing import UInt8
 from datagen.errors import DamagedError
 from datagen.layout import SPLITS
 from datagen.lookup import choose
-from datagen.preview import _circle_tiles, _look, _strips, sample_picture, write_preview
+from datagen.preview import (
+    _circle_tiles,
+    _look,
+    _mosaic_tiles,
+    _strips,
+    sample_picture,
+    write_preview,
+)
 from datagen.recipe import Mosaics, Recipe, Storage
 
 NAMES = ["overview.png", "foreground.png", "circles.png", "mosaics.png"]
@@ -300,6 +307,33 @@ def test_eleven_classes_and_what_is_predicted_have_colours_that_are_far_apart_an
     apart = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 9 * np.eye(12)
     assert apart.min() >= 0.13
     assert np.hypot(lab[:11, 1], lab[:11, 2]).min() >= 0.08
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_masks_of_many_classes_have_their_numbers(first: int) -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[2:22, 2:22], mask[30:36, 4:10], mask[39, 39], mask[0, 39] = 11, 11, 5, 255
+    sample = {"image": np.zeros_like(mask), "mask": mask, "label": np.zeros((2, 2), np.uint8)}
+    tiles = []
+    for count in (drawing.APART, drawing.APART + 1):
+        names = tuple(map(str, range(count)))
+        look = _look("mosaics", (names, names if first else ()), 160, 11, [sample])
+        tiles.append(_mosaic_tiles(sample, look))
+    few, many = tiles
+    assert all(np.array_equal(few[name], many[name]) for name in ("image", "overlay"))
+    written = (few["mask"] != many["mask"]).any(axis=2).astype(np.uint8)
+    for box, value in (((40, 60, 34, 62), 11), ((124, 144, 16, 40), 11), ((146, 160, 150, 160), 5)):
+        top, bottom, left, right = box
+        assert written[top:bottom, left:right].any()
+        written[top:bottom, left:right] = 0
+        text = drawing.draw_text(str(value - 1 + first), 7)
+        place = many["mask"][top:bottom, left:right]
+        assert any(
+            np.array_equal(place[y : y + len(text), x : x + text.shape[1]], text)
+            for y in range(len(place))
+            for x in range(place.shape[1])
+        )
+    assert not written.any()  # neither background nor what is left open has a number
 
 
 def in_oklab(colours: npt.ArrayLike, cones: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -737,7 +737,7 @@ def test_a_wrong_class_is_written_on_the_panels() -> None:
     assert [bool(panel.any()) for panel in wrong] == [False, True, True, False]
     assert not np.array_equal(wrong[1], wrong[2])  # a 3 and an 8
     rows, columns = np.nonzero(wrong[2].any(axis=-1))
-    assert max(rows.max(), columns.max()) < 24  # in the corner
+    assert max(rows.max(), columns.max()) < 32  # in the corner
 
 
 def test_many_classes_have_their_numbers_in_the_masks() -> None:
