@@ -749,8 +749,8 @@ def test_many_classes_have_their_numbers_in_the_masks() -> None:
         for count in (drawing.APART, drawing.APART + 1)
     )
     written = (few != many).any(axis=-1)
-    count, _, _, centres = drawing.cv2.connectedComponentsWithStats(
-        drawing.cv2.dilate(written.astype(np.uint8), np.ones((5, 5)))
+    count, _, _, centres = cv2.connectedComponentsWithStats(
+        cv2.dilate(written.astype(np.uint8), np.ones((5, 5)))
     )
     assert count - 1 == 3
     scale = few.shape[0] // 40
