@@ -1,14 +1,17 @@
-"""Progress on a terminal: a bar of the whole work and a line for each file that is fetched."""
+"""Progress: on a terminal bars that are erased at the end, elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
+
+import click
 
 from datagen.errors import format_bytes, printable
 
@@ -16,11 +19,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _QUIET = 1.0  # seconds without progress after which a bar is shown all the same
+_FIRST, _NEXT = 10.0, 30.0  # seconds before the first line without a terminal, and between lines
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Holds what the library calls with its progress; None where nothing is shown.
+    """Holds what the library calls with its progress; None where nothing is ever shown.
 
     `advance` takes the amount done and the total, `fetch` the name of a file, its bytes so far and
     in all, or None where that is not known.
@@ -34,10 +38,15 @@ class Shown:
 def progress(label: str, silent: bool) -> Iterator[Shown]:
     """Show on a terminal how far the body is, from the first progress or the first second on.
 
-    Whatever was shown is erased at the end, also after errors.
+    Whatever was shown is erased at the end, also after errors. Without a terminal, as in the log of
+    a batch system, work that lasts prints a line now and then.
     """
-    if silent or not _is_terminal():
+    if silent:
         yield Shown()
+        return
+    if not _is_terminal():
+        lines = _Lines(label)
+        yield Shown(lines.advance, lines.fetch)
         return
     bars = _Bars(label)
     timer = threading.Timer(_QUIET, bars.begin)
@@ -49,6 +58,36 @@ def progress(label: str, silent: bool) -> Iterator[Shown]:
     finally:
         timer.cancel()
         bars.end()
+
+
+class _Lines:
+    """Prints on standard error how far the work is; its methods are safe in any thread."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._lock = threading.Lock()
+        self._due = time.monotonic() + _FIRST
+
+    def advance(self, done: int, total: int) -> None:
+        """Print the share that is done, if a line is due."""
+        self._print(lambda: f"{self._label}: {done / max(1, total):.0%}")
+
+    def fetch(self, name: str, done: int, total: int | None) -> None:
+        """Print how many bytes of a file are there, if a line is due."""
+        self._print(lambda: _fetching(name, done, total))
+
+    def _print(self, write: Callable[[], str]) -> None:
+        with self._lock:
+            if time.monotonic() < self._due:
+                return
+            self._due = time.monotonic() + _NEXT
+        with suppress(OSError, ValueError):
+            click.echo(write(), err=True)
+
+
+def _fetching(name: str, done: int, total: int | None) -> str:
+    share = f" of {format_bytes(total)}" if total else ""
+    return f"fetching {printable(name)}: {format_bytes(done)}{share}"
 
 
 class _Bars:
@@ -76,11 +115,10 @@ class _Bars:
 
     def fetch(self, name: str, done: int, total: int | None) -> None:
         """Show how many bytes of a file are there."""
-        share = f" of {format_bytes(total)}" if total else ""
         with self._lock:
             if bar := self._bar(name):
                 drawn, task = bar
-                text = f"fetching {printable(name)}: {format_bytes(done)}{share}"
+                text = _fetching(name, done, total)
                 drawn.update(task, description=text, completed=done, total=total)
 
     def end(self) -> None:

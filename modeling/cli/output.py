@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from modeling.runs.info import RunInfo
 
 Record = Mapping[str, Any]
+_FIRST, _NEXT = 10.0, 30.0  # seconds before the first line without a terminal, and between lines
 
 
 def secure_streams() -> None:
@@ -172,10 +174,14 @@ class Progress:
 def progress_line(silent: bool) -> Iterator[Callable[[str], None] | None]:
     """Show on a terminal what is being done, on one line that is erased at the end.
 
-    Yields what to call with each text; None without a terminal.
+    Yields what to call with each text, or None to be silent. Without a terminal, work that lasts
+    prints such a line now and then.
     """
-    if silent or not _is_terminal():
+    if silent:
         yield None
+        return
+    if not _is_terminal():
+        yield _now_and_then()
         return
 
     def show(text: str) -> None:
@@ -186,6 +192,19 @@ def progress_line(silent: bool) -> Iterator[Callable[[str], None] | None]:
         yield show
     finally:
         show("")
+
+
+def _now_and_then() -> Callable[[str], None]:
+    """Make a function that prints its text on standard error if a line is due."""
+    due = time.monotonic() + _FIRST
+
+    def show(text: str) -> None:
+        nonlocal due
+        if text and time.monotonic() >= due:
+            due = time.monotonic() + _NEXT
+            print_note(text)
+
+    return show
 
 
 @contextmanager
@@ -204,7 +223,9 @@ def load_torch(silent: bool) -> None:
 
 
 def _is_terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
+    """Return whether standard error is a terminal on which a line can be overwritten."""
+    is_dumb = os.environ.get("TERM") in ("dumb", "unknown")
+    return sys.stderr is not None and sys.stderr.isatty() and not is_dumb
 
 
 def _overwriting(line: str) -> str:

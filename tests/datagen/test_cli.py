@@ -1368,18 +1368,36 @@ def test_bars_fit_the_terminal_and_are_erased(
     assert text.rstrip("\r\n").endswith("\033[2K")
 
 
-def test_nothing_is_drawn_without_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("dumb", [True, False])
+def test_work_that_lasts_prints_lines_now_and_then_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dumb: bool
 ) -> None:
+    if dumb:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "dumb")
+    now = 0.0
+    monkeypatch.setattr("datagen.cli.progress.time.monotonic", lambda: now)
     with progress("building", silent=False) as shown:
-        assert (shown.advance, shown.fetch) == (None, None)
+        assert shown.advance is not None and shown.fetch is not None
+        for now in range(0, 75, 3):
+            shown.advance(int(now), 100)
+        now = 75.0
+        shown.fetch("digits.gz", 4_000_000, 9_900_000)
+        shown.fetch("digits.gz", 5_000_000, 9_900_000)
+    assert capsys.readouterr().err.splitlines() == [
+        *("building: 12%", "building: 42%", "building: 72%"),
+    ]
+    with progress("fetching", silent=False) as shown:
+        assert shown.fetch is not None
+        now = 90.0
+        shown.fetch("a\nb.gz", 4_000_000, 9_900_000)
+    assert capsys.readouterr().err == "fetching a\\nb.gz: 4.0 MB of 9.9 MB\n"
+
+
+def test_a_silent_command_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     with progress("building", silent=True) as shown:
         assert (shown.advance, shown.fetch) == (None, None)
-    monkeypatch.setenv("TERM", "dumb")
-    with progress("building", silent=False) as shown:
-        assert (shown.advance, shown.fetch) == (None, None)
-    assert capsys.readouterr().err == ""
 
 
 def test_the_command_alone_prints_its_help_as_it_is() -> None:

@@ -773,11 +773,9 @@ def test_training_tells_how_far_evaluations_are_but_not_in_the_log(
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_line_of_progress_is_erased_at_the_end_and_is_for_terminals_only(
+def test_a_line_of_progress_is_erased_at_the_end(
     monkeypatch: pytest.MonkeyPatch, silent: bool
 ) -> None:
-    with progress_line(silent=False) as show:
-        assert show is None
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "20")
@@ -786,6 +784,21 @@ def test_a_line_of_progress_is_erased_at_the_end_and_is_for_terminals_only(
             show("circles: predicting val 50%\x1b")
         raise KeyError
     assert terminal.text == ("" if silent else "\r\033[Kcircles: predicting\r\033[K")
+
+
+def test_work_that_lasts_prints_lines_now_and_then_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("modeling.cli.output.time.monotonic", lambda: now)
+    with progress_line(silent=False) as show:
+        assert show is not None
+        for now in range(0, 60, 3):
+            show(f"predicting {now}%\x1b")
+        show("")
+    assert capsys.readouterr().err.splitlines() == ["predicting 12%\\x1b", "predicting 42%\\x1b"]
+    with progress_line(silent=True) as show:
+        assert show is None
 
 
 @pytest.mark.parametrize("command", ["score", "report", "predict"])
