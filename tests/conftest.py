@@ -82,6 +82,7 @@ LAST = "test_isolation"  # of the long tests: one of them takes minutes, beyond 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--limit", type=int, default=0, help="skip tests after so many seconds")
+    parser.addoption("--rewrite", action="store_true", help="write the snapshots anew")
 
 
 @pytest.hookimpl(wrapper=True)

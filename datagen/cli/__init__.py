@@ -156,12 +156,16 @@ def run() -> int:
     return status if isinstance(status, int) else 0
 
 
+_ERROR = "Error: "  # what click puts ahead of each message
+
+
 def _show(failure: click.ClickException) -> int:
     """Print an error, if the stream is still open, and return its exit code."""
     # click quotes arguments, and one may be the name of somebody's file; help is our own text, and
     # an error of its own since click 8.2
     if type(failure).__name__ != "NoArgsIsHelpError":
-        vars(failure)["message"] = printable_lines(failure.message)
+        text = output.wrapped(f"{_ERROR}{printable_lines(failure.message)}", sys.stderr)
+        vars(failure)["message"] = text.removeprefix(_ERROR)
     with suppress(OSError):
         failure.show()
     return failure.exit_code

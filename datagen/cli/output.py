@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -51,8 +55,73 @@ def drop_unwritable() -> None:
 
 
 def print_line(text: object = "") -> None:
-    """Print a line on standard output; characters that cannot be printed are escaped."""
-    click.echo(printable(text))
+    """Print a line on standard output; characters that cannot be printed are escaped.
+
+    A terminal that is too narrow gets several lines, broken between words.
+    """
+    click.echo(wrapped(printable(text)))
+
+
+def print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:
+    """Print rows of cells; columns in `right` are aligned right, by default all but the first.
+
+    The first row is the head. A terminal that is too narrow gets each row as a list instead.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    flushed = range(1, len(widths)) if right is None else right
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i in flushed else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    if max(map(len, lines)) > width_of(sys.stdout):
+        lines = list(_stacked(rows))
+    for line in lines:
+        print_line(line)
+
+
+def _stacked(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """List each row of a table: its first cell, and below it the others with their heads."""
+    (title, *head), *body = rows
+    width = max(map(len, head), default=0)
+    yield from [title] if title else []
+    for first, *cells in body:
+        yield from [first] if first else []
+        yield from (
+            f"  {name.ljust(width)}  {cell}" for name, cell in zip(head, cells, strict=True) if cell
+        )
+
+
+def width_of(stream: IO[str] | None) -> float:
+    """Return the columns of a stream that is a terminal; infinity for any other."""
+    if stream is None or not stream.isatty():
+        return math.inf
+    return shutil.get_terminal_size().columns
+
+
+def wrapped(text: str, stream: IO[str] | None = None) -> str:
+    """Break lines between words where the terminal, standard output, is too narrow for them.
+
+    What follows is below the text of a line that begins with a label, such as "digest    ec61".
+    """
+    width = width_of(stream or sys.stdout)
+    lines = text.split("\n")
+    return "\n".join(_broken(line, int(width)) if len(line) > width else line for line in lines)
+
+
+def _broken(line: str, width: int) -> str:
+    label = re.match(r"\s*(\S+\s\s+)?", line)
+    assert label is not None
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=" " * min(max(2, label.end()), width // 3),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def print_verdict_line(text: str, *, good: bool) -> None:
@@ -70,7 +139,7 @@ def print_verdict_line(text: str, *, good: bool) -> None:
     styled = (
         sign if os.environ.get("NO_COLOR") else click.style(sign, fg="green" if good else "red")
     )
-    click.echo(f"{styled} {printable(text)}")
+    click.echo(wrapped(f"{sign} {printable(text)}").replace(sign, styled, 1))
 
 
 def print_json(value: object) -> None:
@@ -96,7 +165,7 @@ def exit_with(code: int) -> Iterator[None]:
 def warn(text: str) -> None:
     """Print a warning on standard error, even if a command is quiet."""
     with suppress(OSError):
-        click.secho(printable_lines(text), fg="yellow", err=True)
+        click.secho(wrapped(printable_lines(text), sys.stderr), fg="yellow", err=True)
 
 
 def remarks(quiet: bool) -> Callable[[str], None] | None:
@@ -106,4 +175,4 @@ def remarks(quiet: bool) -> Callable[[str], None] | None:
 
 def _print_remark(text: str) -> None:
     with suppress(OSError):  # a closed pipe is no reason to end the work
-        click.echo(printable_lines(text), err=True)
+        click.echo(wrapped(printable_lines(text), sys.stderr), err=True)

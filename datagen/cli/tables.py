@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import datagen
-from datagen.cli.output import exit_with, print_json, print_line, print_verdict_line
+from datagen.cli.output import (
+    exit_with,
+    print_json,
+    print_line,
+    print_table,
+    print_verdict_line,
+)
 from datagen.errors import format_bytes
 from datagen.layout import MANIFEST, SPLITS
 
@@ -156,7 +162,7 @@ def print_survey(found: datagen.survey.Survey, source: str, quiet: bool, as_json
     rows.append(["duplicates left out", *(f"{sum(two):,}" for two in dropped)])
     for name, counts in list(found.classes.items())[:_CLASSES]:
         rows.append([f"class {name}", *(f"{counts[split]:,}" for split in SPLITS)])
-    _print_table(rows)
+    print_table(rows)
     if len(found.classes) > _CLASSES:
         print_line(f"and {len(found.classes) - _CLASSES:,} more classes")
     if not found.classes:
@@ -194,7 +200,7 @@ def print_estimate(
     shards = f"{sum(one.shards for one in found.splits):,}"
     time = _duration(found.seconds)
     rows.append(["total", "", shards, f"{found.files:,}", format_bytes(found.bytes), time])
-    _print_table(rows)
+    print_table(rows)
     wall = _duration(found.seconds / workers)
     cores = f"{workers:,} core{'s' * (workers > 1)} like this one"
     print_line(f"time      {wall} on {cores}, if storage keeps up: deriving and hashing alone")
@@ -253,7 +259,7 @@ def print_manifest(manifest: datagen.manifest.Manifest) -> None:
     total = sum(facts.bytes for splits in manifest.tasks.values() for facts in splits.values())
     decoded = "" if manifest.recipe.storage.compression == "none" else " decoded"
     rows.append(["total", *[""] * len(SPLITS), format_bytes(total) + decoded])
-    _print_table(rows)
+    print_table(rows)
     print_line(f"digest    {manifest.digest}")
 
 
@@ -272,7 +278,7 @@ def print_columns(manifest: datagen.manifest.Manifest) -> None:
                 sizes[described] = sizes.get(described, 0) + facts.count * column.sample_bytes
     rows = [["column", "type", "of a sample", "axes", "bytes"]]
     rows += [[*described, format_bytes(count)] for described, count in sizes.items()]
-    _print_table(rows, right=(4,))
+    print_table(rows, right=(4,))
 
 
 def print_sample(
@@ -314,7 +320,7 @@ def print_comparison(compared: datagen.diff.Comparison, names: tuple[str, str]) 
     if not compared.same_data:
         rows.insert(0, ["digest", *(digest[:_DIGEST] for digest in compared.digests)])
     if rows:
-        _print_table([["", *names], *rows], right=())
+        print_table([["", *names], *rows], right=())
     more = len(compared.others) - _ROWS
     hint = (
         f"{more:,} more differences, and which samples differ"
@@ -411,15 +417,3 @@ def _print_near(near: datagen.verifier.problems.NearDuplicates) -> None:
         print_line(f"  {pair}")
     if near.count > _NEAR_SHOWN:
         print_line(f"  and {near.count - _NEAR_SHOWN:,} more")
-
-
-def _print_table(rows: Sequence[Sequence[str]], right: Collection[int] | None = None) -> None:
-    """Print rows of cells; columns in `right` are aligned right, by default all but the first."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    flushed = range(1, len(widths)) if right is None else right
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in flushed else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print_line("  ".join(cells).rstrip())

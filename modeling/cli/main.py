@@ -65,10 +65,14 @@ def run() -> int:
     return status if isinstance(status, int) else 0
 
 
+_ERROR = "Error: "  # what click puts ahead of each message
+
+
 def _show(error: click.ClickException) -> int:
     """Print an error, if the stream is still open, and return its exit code."""
     # click quotes arguments, and one may be the name of somebody's file
-    vars(error)["message"] = printable_lines(error.message, sys.stderr)
+    text = f"{_ERROR}{printable_lines(error.message, sys.stderr)}"
+    vars(error)["message"] = output.wrapped(text, sys.stderr).removeprefix(_ERROR)
     with suppress(OSError):
         error.show()
     return error.exit_code

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -63,8 +65,36 @@ def drop_unwritable() -> None:
 
 
 def print_line(text: str = "") -> None:
-    """Print a line on standard output; characters that cannot be printed are escaped."""
-    click.echo(printable(text))
+    """Print a line on standard output; characters that cannot be printed are escaped.
+
+    A terminal that is too narrow gets several lines, broken between words.
+    """
+    click.echo(wrapped(printable(text)))
+
+
+def width_of(stream: IO[str] | None) -> float:
+    """Return the columns of a stream that is a terminal; infinity for any other."""
+    if stream is None or not stream.isatty():
+        return math.inf
+    return shutil.get_terminal_size().columns
+
+
+def wrapped(text: str, stream: IO[str] | None = None) -> str:
+    """Break lines between words where the terminal, standard output, is too narrow for them."""
+    width = width_of(stream or sys.stdout)
+    lines = text.split("\n")
+    return "\n".join(_broken(line, int(width)) if len(line) > width else line for line in lines)
+
+
+def _broken(line: str, width: int) -> str:
+    indent = len(line) - len(line.lstrip())
+    return textwrap.fill(
+        line,
+        width,
+        subsequent_indent=" " * (indent + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def printable(text: str, stream: IO[str] | None = None) -> str:
@@ -91,12 +121,32 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of cells; all columns but the first are aligned right."""
+    """Print rows of cells; all columns but the first are aligned right.
+
+    The first row is the head. A terminal that is too narrow gets each row as a list instead.
+    """
     rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
     for row in rows:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print_line("  ".join([row[0].ljust(widths[0]), *cells]))
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
+    if max(map(len, lines)) > width_of(sys.stdout):
+        lines = list(_stacked(rows))
+    for line in lines:
+        print_line(line)
+
+
+def _stacked(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """List each row of a table: its first cell, and below it the others with their heads."""
+    (title, *head), *body = rows
+    width = max(map(len, head), default=0)
+    yield from [title] if title else []
+    for first, *cells in body:
+        yield from [first] if first else []
+        yield from (
+            f"  {name.ljust(width)}  {cell}" for name, cell in zip(head, cells, strict=True) if cell
+        )
 
 
 def failure(message: str, exit_code: int) -> click.ClickException:
@@ -247,13 +297,13 @@ def _pace(record: Record) -> str:
 def print_begun(text: str) -> None:
     """Print on standard error what has begun and may take minutes; ignore write errors."""
     with suppress(OSError):
-        click.echo(f"{printable(text, sys.stderr)} ...", err=True)
+        click.echo(wrapped(f"{printable(text, sys.stderr)} ...", sys.stderr), err=True)
 
 
 def print_note(text: str) -> None:
     """Print on standard error what may surprise; ignore write errors."""
     with suppress(OSError):
-        click.echo(printable(text, sys.stderr), err=True)
+        click.echo(wrapped(printable(text, sys.stderr), sys.stderr), err=True)
 
 
 def print_trained(info: RunInfo, folder: Path, metric: str) -> None:
@@ -295,7 +345,7 @@ def print_scores(records: Sequence[Record]) -> None:
 def _fitting(rows: tables.Rows) -> tables.Rows:
     """Leave out the intervals, which other tables have, where a terminal is too narrow for them."""
     wide = sum(2 + max(map(len, column)) for column in zip(*rows, strict=True)) - 2
-    if not sys.stdout.isatty() or wide <= shutil.get_terminal_size().columns:
+    if wide <= width_of(sys.stdout):
         return rows
     left_out = rows[0].index("95% interval")
     return [row[:left_out] + row[left_out + 1 :] for row in rows]
