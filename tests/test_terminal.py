@@ -85,6 +85,7 @@ def masked(text: str) -> str:
 def session(width: int | None) -> str:
     """Give the commands one after another on a terminal of this width; return all they print."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datagen.estimate._rate", lambda *_: 1e-6)  # seconds a sample
         for program in ("datagen", "modeling"):
             patch.setattr(f"{program}.cli.output.width_of", lambda _stream: width or math.inf)
         return "\n".join(f"$ {line}\n{run(line, None)}" for line in COMMANDS)

@@ -43,6 +43,7 @@ from datagen import recipe as recipes
 from datagen.cli import _ending, cli
 from datagen.cli.progress import progress
 from datagen.errors import StorageError, format_bytes
+from datagen.exports import FORMATS
 from datagen.layout import SPLITS
 
 GOLDEN = "43147033cd3f3b6c48647fd56d94a3695de6c23341051aa513f31c709cbc82de"  # see test_build.py
@@ -233,6 +234,11 @@ def test_each_shell_has_its_completion(shell: str) -> None:
         (["show", "nowhere", "mosaics", "te"], {"test"}),
         (["sample", "mn"], {"mnist"}),
         (["export", "nowhere", "out", "--task", ""], {"foreground", "circles", "mosaics"}),
+        (["export", "nowhere", "out", "--to", ""], set(FORMATS)),
+        (["browse", "nowhere", "--q"], {"--quiet"}),
+        (["report", "nowhere", "--n"], {"--near"}),
+        (["card", "nowhere", "--o"], {"--out"}),
+        (["ca"], {"card"}),
     ],
 )
 def test_recipes_tasks_and_splits_are_completed(typed: list[str], completed: set[str]) -> None:
