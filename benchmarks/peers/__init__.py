@@ -32,6 +32,17 @@ PEERS: dict[str, Peer] = {
         data="ours/mosaics/train/image/**/*",
         columns=_COLUMNS,
     ),
+    "ours, the loader of training": Peer(
+        "datagen",
+        ("datagen", "modeling", "torch", "modeling.training.loader"),
+        ours.write,
+        ours.read_into_buffers,
+        ours.loader,
+        shuffles=OWN,
+        differs=f"{_OURS}; batches share their memory",
+        data="ours/mosaics/train/image/**/*",
+        columns=_COLUMNS,
+    ),
     "npy, numpy.memmap": Peer("numpy", (), arrays.write_npy, arrays.npy),
     "h5py, chunks of 512": Peer("h5py", ("h5py",), arrays.write_hdf5, arrays.hdf5),
     "h5py, chunks of 1": Peer(

@@ -16,7 +16,7 @@ from anonymous import peaks
 from peers import PEERS
 
 PAUSE = 0.01  # seconds between two looks at the memory
-LIMIT = 60.0  # seconds that one piece of work may take
+LIMIT = 180.0  # seconds that one piece of work may take
 CUT = 4096
 # bytes after the middle: records and their heads often begin at round places
 BESIDE = 3001
