@@ -33,6 +33,26 @@ def peers(facts: Facts) -> str:
     return "\n".join([_head(facts), *_table(columns, rows), *missing]) + "\n"
 
 
+_LOADER = "ours, the loader of training"
+_FEW = {"FFCV": "FFCV", "h5py, chunks of 512": "h5py"}
+
+
+def few(facts: Facts) -> list[tuple[str, str]]:
+    """Make the rows of the README: some peers, and where ours is slower."""
+    peers = facts["peers"]
+    rates = {name: peers[name]["samples_per_s"]["shuffled"]["cpu"] for name in (_LOADER, *_FEW)}
+    spent = {name: peers[name]["write"]["wall_s"] for name in (_LOADER, *_FEW)}
+    others = [
+        "; ".join(f"{shown} {write(name)}" for name, shown in _FEW.items())
+        for write in (lambda name: f"{rates[name]:,}", lambda name: f"{spent[name]:.1f} s")
+    ]
+    read = f"{facts['samples']:,} mosaics read shuffled by one thread, samples/s"
+    return [
+        (f"{read} ([others](docs/comparison.md))", f"{rates[_LOADER]:,}; {others[0]}"),
+        ("... written", f"{spent[_LOADER]:.1f} s, with proof; {others[1]}"),
+    ]
+
+
 def damage(facts: Facts) -> str:
     """Make the table of what reading everything says of damaged files."""
     kinds = ("byte flipped", "last 4 KiB cut")

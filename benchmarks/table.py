@@ -90,7 +90,7 @@ def table(results: Path = ROOT / "results") -> str:
 
 
 def short_table(results: Path = ROOT / "results") -> str:
-    """Make the README's four rows of speed, in Markdown."""
+    """Make the README's rows of speed, in Markdown."""
     build, verify = (_read(results, name) for name in ("build", "verify"))
     rows = [
         ("`datagen build --recipe mnist`", _spread(build["build"]["wall_s"], "s")),
@@ -100,6 +100,7 @@ def short_table(results: Path = ROOT / "results") -> str:
         ),
         ("`datagen verify`, every byte and every sample", _spread(verify["full"]["wall_s"], "s")),
         ("`datagen verify --quick`", _spread(verify["quick"]["wall_s"], "s")),
+        *comparing.few(_read(results, "loader")),
     ]
     head = (
         f"{build['bytes'] / 1e9:.2f} GB on {_cores(build)}: "
@@ -293,7 +294,10 @@ def _from(name: str, made: Callable[[Any], str]) -> Callable[[], str]:
 
 # Page -> name in the comments around a table -> the function that makes it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"speed": short_table, "scores": short_scores},
+    "README.md": {
+        "speed": short_table,
+        "scores": short_scores,
+    },
     "docs/speed.md": {
         "speed": table,
         "tiles": _from("tiles", tiles),
