@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from helpers import on_one_thread
 from isolation import ROOT
 from pages import few_strokes, small_recipes
 
+import modeling
 from datagen import recipe as recipes
 from datagen import tasks
 from datagen.cli import cli as datagen_cli
@@ -161,3 +163,43 @@ def test_lightning_takes_the_splits() -> None:
     with on_one_thread():
         exec(blocks("lightning", "python")[0], names)
     assert 0 < float(names["trainer"].callback_metrics["val_loss"]) < 2.4
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        run("datagen build --recipe strokes --mosaics 2000 20 20 --out data/small")
+    return place
+
+
+@pytest.mark.filterwarnings("ignore")  # their own
+@pytest.mark.parametrize("library", ["xarray", "dask.array", "tensorstore", "monai"])
+def test_other_libraries_read_what_is_written(
+    library: str, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(library)
+    monkeypatch.chdir(small)
+    (code,) = [each for each in blocks("tools", "python") if f"import {library}\n" in each]
+    names: dict[str, Any] = {}
+    with on_one_thread():
+        exec(code, names)
+    split = modeling.open_dataset("data/small")["mosaics"]["train"]
+    images, masks = split["image"][:], split["mask"][:]
+    if library == "xarray":
+        assert np.array_equal(names["mask"].values, masks)
+        assert np.array_equal(names["share"].values, (masks > 0).mean((1, 2)))
+        shown = re.findall(r"print\((.+)\)  # (.+)", code)
+        assert [str(eval(each, names)) for each, _ in shown] == [text for _, text in shown]
+    elif library == "dask.array":
+        assert np.array_equal(names["images"].compute(), images)
+        assert names["brightest"] == images.mean((1, 2)).argmax()
+    elif library == "tensorstore":
+        assert np.array_equal(names["chosen"], images[[5, 900, 17]])
+    else:
+        batch = names["batch"]
+        assert [tuple(each.shape) for each in batch.values()] == [(16, 1, 56, 56)] * 2
+        assert batch["image"].min() >= 0 and batch["image"].max() <= 1
+        assert set(batch["mask"].unique().tolist()) <= set(range(11))
+        assert np.array_equal(names["train"][3]["mask"], masks[3])
