@@ -11,6 +11,7 @@ import shutil
 import struct
 import sys
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -52,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> OpenedDataset:
 
 
 @pytest.fixture(scope="module")
-def streaming() -> Any:
+def streaming() -> Iterator[Any]:
     """Import the library of MDS, with a stand-in for the pictures of torchvision if that is absent.
 
     Wheels of torchvision need a torch of their own build; MDS itself needs nothing of them.
@@ -65,13 +66,14 @@ def streaming() -> Any:
         "torchvision.transforms": {},
         "torchvision.transforms.functional": {"to_tensor": None},
     }
-    if importlib.util.find_spec("torchvision") is None:
-        for name, values in names.items():
-            module = ModuleType(name)
-            module.__spec__, module.__path__ = ModuleSpec(name, None), []
-            vars(module).update(values)
-            sys.modules[name] = module
-    return importlib.import_module("streaming")
+    with pytest.MonkeyPatch.context() as patch:  # other libraries do without it, but not with half
+        if importlib.util.find_spec("torchvision") is None:
+            for name, values in names.items():
+                module = ModuleType(name)
+                module.__spec__, module.__path__ = ModuleSpec(name, None), []
+                vars(module).update(values)
+                patch.setitem(sys.modules, name, module)
+        yield importlib.import_module("streaming")
 
 
 def kind(name: str, tmp_path: Path) -> OpenedDataset:
