@@ -127,7 +127,8 @@ def _mosaics_loss(
 
 def _predict_mosaics(outputs: dict[str, Tensor]) -> Batch:
     height, width = outputs["foreground"].shape[-2:]
-    classes = (outputs["classes"].argmax(1) + 1).to(torch.uint8)  # of cells of 2x2 pixels
+    # of cells of 2x2 pixels; on a CPU the same by argmax(1) takes four times as long
+    classes = (outputs["classes"].max(1).indices + 1).to(torch.uint8)
     classes = classes.repeat_interleave(2, -1).repeat_interleave(2, -2)[:, :height, :width]
     return {"mask": classes * (outputs["foreground"] > 0)}
 
